@@ -1,0 +1,38 @@
+# `make demo` and `make test` are all that is needed: each sets up first, which takes a second when it was done before.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-full lint types clean
+
+ENTER := . ./env.sh &&
+
+help:
+	@echo 'make demo       simulated camera + segmentation node over DDS; results in out/demo/ (DEMO_ARGS=--short: shorter)'
+	@echo 'make test       the quick test suite (TESTS=test/unit: part of it)'
+	@echo 'make test-full  the slow tests too'
+	@echo 'make lint       ruff'
+	@echo 'make types      mypy'
+	@echo 'make setup      .venv and the ROS interfaces; done by all of the above (PYTHON=...: the Python 3.12 to use)'
+	@echo 'make clean      remove what the set-up and the tools made; out/ stays'
+
+setup:
+	@tooling/setup.sh
+
+demo: setup
+	@$(ENTER) python -m fisa_ros.tools.demo $(DEMO_ARGS)
+
+test: setup
+	@$(ENTER) python tooling/run_tests.py $(TESTS)
+
+test-full: setup
+	@$(ENTER) python tooling/run_tests.py --slow $(TESTS)
+
+lint: setup
+	@$(ENTER) ruff check . && ruff format --check .
+
+types: setup
+	@$(ENTER) mypy
+
+clean:
+	@tooling/setup.sh clean
+	@rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache .setup.lock *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

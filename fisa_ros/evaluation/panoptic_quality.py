@@ -1,0 +1,174 @@
+"""Panoptic quality (PQ), segmentation quality (SQ) and recognition quality (RQ)."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fisa_ros.core.errors import DataError
+from fisa_ros.evaluation.id_map import count_pairs
+
+MATCH_IOU = 0.5
+"""A predicted and a true segment of one class match above this IoU, so a segment has one match at most."""
+
+
+@dataclass(slots=True)
+class ClassQuality:
+    """Matches of one class, and the fractions that follow from them."""
+
+    true_positives: int = 0
+    false_positives: int = 0
+    false_negatives: int = 0
+    iou_sum: float = 0.0
+
+    def add(self, other: 'ClassQuality') -> None:
+        """Add matches and errors of other frames."""
+        self.true_positives += other.true_positives
+        self.false_positives += other.false_positives
+        self.false_negatives += other.false_negatives
+        self.iou_sum += other.iou_sum
+
+    @property
+    def seen(self) -> bool:
+        """Whether truth or prediction had a segment of this class."""
+        return bool(self.true_positives or self.false_positives or self.false_negatives)
+
+    @property
+    def sq(self) -> float:
+        """Mean IoU of the matches, 0 without one."""
+        return self.iou_sum / self.true_positives if self.true_positives else 0.0
+
+    @property
+    def rq(self) -> float:
+        """F1 score of the matching, 0 without a segment."""
+        errors = (self.false_positives + self.false_negatives) / 2
+        return self.true_positives / (self.true_positives + errors) if self.seen else 0.0
+
+    @property
+    def pq(self) -> float:
+        """SQ x RQ."""
+        return self.sq * self.rq
+
+
+@dataclass(frozen=True, slots=True)
+class MeanQuality:
+    """Unweighted mean over classes, as fractions; NaN where `num_classes` is 0."""
+
+    pq: float
+    sq: float
+    rq: float
+    num_classes: int
+
+    @classmethod
+    def of(cls, classes: Iterable[ClassQuality]) -> Self:
+        """Average those classes that were seen."""
+        seen = [quality for quality in classes if quality.seen]
+        if not seen:
+            return cls(float('nan'), float('nan'), float('nan'), 0)
+        table = np.array([(quality.pq, quality.sq, quality.rq) for quality in seen])
+        pq, sq, rq = (float(value) for value in table.mean(axis=0))
+        return cls(pq, sq, rq, len(seen))
+
+
+@dataclass(frozen=True, slots=True)
+class PanopticQualityResult:
+    """What `PanopticQuality` measured.
+
+    Attributes:
+        all: Mean over all classes seen.
+        things: Mean over the things seen.
+        stuff: Mean over the stuff seen.
+        per_class: By class id; a class that neither truth nor prediction had is left out.
+    """
+
+    all: MeanQuality
+    things: MeanQuality
+    stuff: MeanQuality
+    per_class: dict[int, ClassQuality]
+
+
+class PanopticQuality:
+    """Collects panoptic maps and tells their panoptic quality, by the rules of the COCO panoptic task.
+
+    True pixels with id 0 (void) and crowd segments are nobody's fault: they are taken out of the union of a match, and
+    a predicted segment that lies mostly on them is no false positive. Crowd segments are no false negatives.
+    """
+
+    def __init__(self, is_thing: Mapping[int, bool]) -> None:
+        """Count these classes: `is_thing` by class id; the segments may have no others."""
+        self._is_thing = dict(is_thing)
+        if not self._is_thing:
+            raise ValueError('at least one class is needed to measure panoptic quality')
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all maps."""
+        self._classes = {class_id: ClassQuality() for class_id in self._is_thing}
+
+    def update(
+        self,
+        predicted_map: NDArray[np.integer],
+        predicted_classes: Mapping[int, int],
+        truth_map: NDArray[np.integer],
+        truth_classes: Mapping[int, int],
+        crowd_ids: Collection[int] = (),
+    ) -> Self:
+        """Add one frame.
+
+        Args:
+            predicted_map: `(H, W)` segment ids, 0 where unlabelled.
+            predicted_classes: Class id by predicted segment id.
+            truth_map: `(H, W)` segment ids, 0 where void.
+            truth_classes: Class id by true segment id.
+            crowd_ids: True segments that are groups of unseparated objects.
+
+        Raises:
+            DataError: If the sizes differ, a map holds an id without class, or a class is not counted here.
+        """
+        overlap = count_pairs(predicted_map, list(predicted_classes), truth_map, list(truth_classes))
+        predicted_class = self._counted(predicted_classes.values(), 'prediction')
+        truth_class = self._counted(truth_classes.values(), 'truth')
+        crowd = np.array([segment_id in crowd_ids for segment_id in truth_classes], bool)
+
+        shared = overlap[1:, 1:]
+        predicted_area, truth_area = overlap[1:].sum(axis=1), overlap[:, 1:].sum(axis=0)
+        union = predicted_area[:, None] + truth_area[None, :] - shared - overlap[1:, :1]
+        same_class = predicted_class[:, None] == truth_class[None, :]
+        iou = np.divide(shared, union, out=np.zeros(shared.shape), where=union > 0)
+        match = same_class & ~crowd[None, :] & (iou > MATCH_IOU)
+
+        for row, column in zip(*np.nonzero(match), strict=True):
+            quality = self._classes[int(truth_class[column])]
+            quality.true_positives += 1
+            quality.iou_sum += float(iou[row, column])
+        for class_id in truth_class[~match.any(axis=0) & ~crowd & (truth_area > 0)]:
+            self._classes[int(class_id)].false_negatives += 1
+        forgiven = overlap[1:, 0] + (shared * (same_class & crowd[None, :])).sum(axis=1)
+        for class_id in predicted_class[~match.any(axis=1) & (2 * forgiven <= predicted_area) & (predicted_area > 0)]:
+            self._classes[int(class_id)].false_positives += 1
+        return self
+
+    def merge(self, other: Self) -> Self:
+        """Add the frames of another metric over the same classes."""
+        if self._is_thing != other._is_thing:
+            raise ValueError(f'cannot merge classes {sorted(self._is_thing)} with {sorted(other._is_thing)}')
+        for class_id, quality in self._classes.items():
+            quality.add(other._classes[class_id])
+        return self
+
+    def compute(self) -> PanopticQualityResult:
+        """Return the numbers over all frames so far."""
+        return PanopticQualityResult(
+            all=MeanQuality.of(self._classes.values()),
+            things=MeanQuality.of(quality for key, quality in self._classes.items() if self._is_thing[key]),
+            stuff=MeanQuality.of(quality for key, quality in self._classes.items() if not self._is_thing[key]),
+            per_class={key: quality for key, quality in self._classes.items() if quality.seen},
+        )
+
+    def _counted(self, class_ids: Iterable[int], name: str) -> NDArray[np.int64]:
+        ids = np.array(list(class_ids), np.int64)
+        if unknown := sorted(set(ids.tolist()) - self._is_thing.keys()):
+            raise DataError(f'{name} has segments of the classes {unknown}, which are not counted')
+        return ids

@@ -1,0 +1,103 @@
+"""Builds networks from the `type` and arguments that a manifest or recipe names."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import open_clip
+from open_clip.transformer import VisionTransformer
+from torch import nn
+
+from fisa_ros.core.errors import ManifestError
+from fisa_ros.networks.conv_stem import ConvStem, StemPatchEmbedding
+from fisa_ros.networks.eomt_generator import EomtMaskGenerator
+from fisa_ros.networks.image_tower import FisaImageTower
+from fisa_ros.networks.panoptic_head import PanopticHead
+from fisa_ros.networks.segmentation_network import SegmentationNetwork
+from fisa_ros.networks.text_encoder import SentenceEncoder
+from fisa_ros.networks.tiny_generator import TinyMaskGenerator
+
+_Builder = Callable[..., nn.Module]
+
+
+def tiny_tower(
+    *,
+    image_size: int,
+    text_dim: int,
+    width: int,
+    layers: int,
+    heads: int,
+    stem_channels: tuple[int, int, int],
+    stem_blocks: tuple[int, int, int],
+    seve_blocks: int,
+    seve_width: int,
+) -> FisaImageTower:
+    """Build an open_clip ViT of any size, with a convolutional stem as its patch embedding, and FISA around it."""
+    visual = VisionTransformer(image_size, 16, width, layers, heads, mlp_ratio=4.0, output_dim=text_dim)
+    visual.conv1 = StemPatchEmbedding(ConvStem(stem_channels, stem_blocks), stem_channels[-1], width)
+    half = (0.5, 0.5, 0.5)
+    quarter = (0.25, 0.25, 0.25)
+    return FisaImageTower(visual, text_dim, seve_blocks=seve_blocks, seve_width=seve_width, mean=half, std=quarter)
+
+
+def open_clip_tower(
+    *, model: str, image_size: int, seve_blocks: int = 4, seve_width: int = 256, seve_heads: int = 4
+) -> FisaImageTower:
+    """Build FISA around the image tower of an open_clip model, at any image size, with random weights."""
+    clip = open_clip.create_model(model, pretrained=None, force_image_size=image_size)
+    return FisaImageTower(
+        clip.visual, clip.visual.output_dim, seve_blocks=seve_blocks, seve_width=seve_width, seve_heads=seve_heads
+    )
+
+
+_GENERATORS: dict[str, _Builder] = {'tiny': TinyMaskGenerator, 'eomt': EomtMaskGenerator}
+_TOWERS: dict[str, _Builder] = {'tiny': tiny_tower, 'open_clip': open_clip_tower}
+_TEXT_ENCODERS: dict[str, _Builder] = {'sentence': SentenceEncoder}
+
+
+def _build(kind: str, table: Mapping[str, _Builder], entry: Mapping[str, Any]) -> Any:
+    arguments = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in entry.items() if key != 'type'
+    }
+    name = str(entry.get('type'))
+    if name not in table:
+        raise ManifestError(f'{kind} type must be one of {", ".join(table)}, got {name!r}')
+    try:
+        return table[name](**arguments)
+    except TypeError as error:
+        raise ManifestError(f'{kind} {name}: {error}') from error
+
+
+def build_generator(entry: Mapping[str, Any]) -> nn.Module:
+    """Build a mask generator with random weights.
+
+    Raises:
+        ManifestError: Unknown type or arguments.
+    """
+    generator: nn.Module = _build('generator', _GENERATORS, entry)
+    return generator
+
+
+def build_text_encoder(entry: Mapping[str, Any]) -> SentenceEncoder:
+    """Load a text encoder.
+
+    Raises:
+        ManifestError: Unknown type or arguments.
+        WeightsError: Its files are missing.
+    """
+    encoder: SentenceEncoder = _build('text_encoder', _TEXT_ENCODERS, entry)
+    return encoder
+
+
+def build_network(generator: Mapping[str, Any], classifier: Mapping[str, Any]) -> SegmentationNetwork:
+    """Build a whole network with random weights; `classifier` also names `merge_size`.
+
+    Raises:
+        ManifestError: Unknown types or arguments.
+    """
+    arguments = dict(classifier)
+    merge_size = arguments.pop('merge_size', None)
+    if not isinstance(merge_size, int) or merge_size < 1:
+        raise ManifestError(f'classifier merge_size must be a positive number of pixels, got {merge_size!r}')
+    tower: FisaImageTower = _build('classifier', _TOWERS, arguments)
+    head = PanopticHead(tower.visual.output_dim, merge_size)
+    return SegmentationNetwork(build_generator(generator), tower, head)

@@ -1,0 +1,37 @@
+"""EoMT of the `transformers` library as a class-agnostic mask generator."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import EomtConfig, EomtForUniversalSegmentation
+
+from fisa_ros.networks.mask_generator import MaskProposals
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class EomtMaskGenerator(nn.Module):
+    """Drops the closed-vocabulary classes of EoMT and keeps its masks and P(no object).
+
+    Args:
+        config: Fields of `EomtConfig`; `image_size` is the edge of the square input in pixels.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.model = EomtForUniversalSegmentation(EomtConfig(**config))
+        # The masked attention of training is annealed to nothing: at inference EoMT is a plain ViT.
+        self.model.attn_mask_probs.zero_()
+        self.register_buffer('mean', torch.tensor(_IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer('std', torch.tensor(_IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> MaskProposals:
+        """Propose masks at 1/4 of the resolution for `(B, 3, H, W)` float rgb in [0, 1]."""
+        output = self.model(pixel_values=(image - self.mean) / self.std)
+        no_object = output.class_queries_logits.softmax(-1)[..., -1]
+        return MaskProposals(output.masks_queries_logits, 1 - no_object)

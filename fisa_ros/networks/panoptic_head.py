@@ -1,0 +1,151 @@
+"""The head: mask embeddings and words to classes, classes and masks to one panoptic map."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+import torch.nn.functional as F
+
+from fisa_ros.networks.image_tower import HIDDEN
+
+
+class PanopticOutput(NamedTuple):
+    """What the head returns for one image.
+
+    Attributes:
+        query_map: `(hm, wm)` int32, 0 = void, q + 1 = query; all parts of a stuff class carry one query.
+        class_index: `(N,)` int64, row of the vocabulary.
+        score: `(N,)` float32 in [0, 1].
+    """
+
+    query_map: Tensor
+    class_index: Tensor
+    score: Tensor
+
+
+class ThresholdTensors(NamedTuple):
+    """Scalar float32 tensors with the meaning of `core.thresholds.Thresholds`."""
+
+    score: Tensor
+    mask: Tensor
+    overlap: Tensor
+    objectness_trust: Tensor
+
+
+class PanopticHead(nn.Module):
+    """Open-vocabulary classification with a learnt void class, and panoptic merging.
+
+    Args:
+        text_dim: Length D of the embeddings.
+        merge_size: Edge (pixels) of the square map in which masks compete.
+        logit_scale: Start of the learnt factor on cosine similarities.
+    """
+
+    def __init__(self, text_dim: int, merge_size: int, logit_scale: float = 20.0) -> None:
+        super().__init__()
+        self.merge_size = merge_size
+        self.logit_scale = nn.Parameter(torch.tensor(logit_scale).log())
+        self.void_embedding = nn.Parameter(F.normalize(torch.randn(text_dim), dim=0))
+
+    def class_logits(self, mask_embeddings: Tensor, text_embeddings: Tensor, synonym_mask: Tensor) -> Tensor:
+        """Return `(..., N, K + 1)` logits, the last for void: the best synonym of each class counts.
+
+        Args:
+            mask_embeddings: `(..., N, D)` unit rows.
+            text_embeddings: `(K, S, D)` unit rows, padded.
+            synonym_mask: `(K, S)` bool, True where a synonym is.
+        """
+        classes, synonyms, dim = text_embeddings.shape
+        scale = self.logit_scale.exp()
+        similarity = mask_embeddings @ text_embeddings.reshape(classes * synonyms, dim).T
+        similarity = similarity.unflatten(-1, (classes, synonyms)) * scale
+        best = torch.where(synonym_mask, similarity, HIDDEN).amax(-1)
+        void = scale * (mask_embeddings @ F.normalize(self.void_embedding, dim=0))
+        return torch.cat([best, void.unsqueeze(-1)], -1)
+
+    def classify(
+        self,
+        mask_embeddings: Tensor,
+        objectness: Tensor,
+        text_embeddings: Tensor,
+        synonym_mask: Tensor,
+        objectness_trust: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Return `(N,)` class index and score of each mask.
+
+        Objectness was learnt on a closed set and hides unseen things, so a sure classifier overrules it (after
+        OVRCOAT, 2026): score = p x (1 - P(no object) x (1 - trust x p)).
+        """
+        probability = self.class_logits(mask_embeddings, text_embeddings, synonym_mask).softmax(-1)
+        best, class_index = probability[..., :-1].max(-1)
+        score = best * (1 - (1 - objectness) * (1 - objectness_trust * best))
+        # A mask that is more likely void than anything in the vocabulary is void, however low the threshold.
+        return class_index, torch.where(best > probability[..., -1], score, 0.0)
+
+    def forward(
+        self,
+        mask_logits: Tensor,
+        mask_embeddings: Tensor,
+        objectness: Tensor,
+        text_embeddings: Tensor,
+        synonym_mask: Tensor,
+        is_thing: Tensor,
+        thresholds: ThresholdTensors,
+    ) -> PanopticOutput:
+        """Segment one image.
+
+        Args:
+            mask_logits: `(N, h, w)`.
+            mask_embeddings: `(N, D)` unit rows.
+            objectness: `(N,)` in [0, 1].
+            text_embeddings: `(K, S, D)` unit rows, padded.
+            synonym_mask: `(K, S)` bool.
+            is_thing: `(K,)` bool.
+            thresholds: What a segment must reach.
+        """
+        class_index, score = self.classify(
+            mask_embeddings, objectness, text_embeddings, synonym_mask, thresholds.objectness_trust
+        )
+        size = (self.merge_size, self.merge_size)
+        mask_logits = F.interpolate(mask_logits[None], size, mode='bilinear', align_corners=False)[0]
+        return merge(mask_logits.sigmoid(), class_index, score, is_thing[class_index], thresholds)
+
+
+def merge(
+    probability: Tensor, class_index: Tensor, score: Tensor, is_thing: Tensor, thresholds: ThresholdTensors
+) -> PanopticOutput:
+    """Merge masks into one map (Cheng et al., MaskFormer, 2021) with thresholds on the raw mask probability.
+
+    Masks compete for pixels by score x probability. One that keeps too little of its own area is refused, and its
+    pixels go to the best of the rest. Accepted masks of one stuff class become one segment.
+
+    Args:
+        probability: `(N, hm, wm)` mask probabilities.
+        class_index: `(N,)` int64.
+        score: `(N,)` float32.
+        is_thing: `(N,)` bool.
+        thresholds: What a segment must reach.
+    """
+    queries = torch.arange(len(score), device=score.device)
+    weighted = probability * score[:, None, None]
+    inside = probability > thresholds.mask
+    valid = score >= thresholds.score
+    own = inside.flatten(1).sum(1)
+    won = _won(weighted, inside, valid, queries).flatten(1).sum(1)
+    accepted = valid & (won > 0) & (won >= thresholds.overlap * own)
+    # The pixels of refused masks are free again.
+    final = _won(weighted, inside, accepted, queries)
+    area = final.flatten(1).sum(1)
+    same_stuff = (class_index[:, None] == class_index) & ~is_thing[:, None] & (area > 0) & (area > 0)[:, None]
+    group = same_stuff | (queries[:, None] == queries)
+    front = torch.where(group, queries, len(score)).amin(1)
+    weight = group * area.clamp(min=1)
+    fused_score = (weight * score).sum(1) / weight.sum(1)
+    query_map = (final * (front + 1)[:, None, None]).amax(0)
+    return PanopticOutput(query_map.to(torch.int32), class_index, fused_score)
+
+
+def _won(weighted: Tensor, inside: Tensor, allowed: Tensor, queries: Tensor) -> Tensor:
+    """Return `(N, hm, wm)` bool: where each allowed mask is the best of the allowed ones and present itself."""
+    winner = torch.where(allowed[:, None, None], weighted, -1.0).argmax(0)
+    return (winner == queries[:, None, None]) & inside & allowed[:, None, None]

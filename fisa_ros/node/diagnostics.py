@@ -1,0 +1,81 @@
+"""The node's state as a diagnostics message."""
+
+from collections.abc import Mapping, Sequence
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from std_msgs.msg import Header
+
+from fisa_ros.node.stream_counters import StreamReport
+from fisa_ros.node.vocabulary_holder import VocabularyInUse
+
+
+def build_diagnostics(
+    node_name: str,
+    state: str,
+    is_enabled: bool,
+    in_use: VocabularyInUse | None,
+    reports: Mapping[str, StreamReport],
+    header: Header,
+) -> DiagnosticArray:
+    """Return one status for the node and one for each camera.
+
+    Args:
+        node_name: Full name of the node.
+        state: State of its lifecycle.
+        is_enabled: False while paused by `set_enabled`.
+        in_use: The model and the vocabulary, if one is loaded.
+        reports: The frames of each camera, by the name of its input topic.
+        header: With the node's time.
+    """
+    is_running = state == 'active' and is_enabled
+    message = 'paused' if state == 'active' and not is_enabled else state
+    values = {'state': state, 'enabled': str(is_enabled).lower()}
+    hardware_id = ''
+    if in_use is not None:
+        backend = in_use.segmenter.backend
+        hardware_id = backend.device
+        values |= {
+            'model': in_use.segmenter.manifest.name,
+            'backend': backend.name,
+            'device': backend.device,
+            'vocabulary_version': str(in_use.vocabulary.version),
+            'classes': str(len(in_use.vocabulary.classes)),
+        }
+    statuses = [_status(DiagnosticStatus.OK, f'{node_name}: model', message, hardware_id, values)]
+    for topic, report in reports.items():
+        level, message = _judge(report, is_running)
+        statuses.append(_status(level, f'{node_name}: {topic}', message, topic, _values(report)))
+    return DiagnosticArray(header=header, status=statuses)
+
+
+def _judge(report: StreamReport, is_running: bool) -> tuple[bytes, str]:
+    if not is_running:
+        return DiagnosticStatus.OK, 'not running'
+    if report.input_rate_hz == 0.0:
+        return DiagnosticStatus.WARN, 'no image'
+    if report.recently_refused:
+        return DiagnosticStatus.WARN, report.last_error
+    return DiagnosticStatus.OK, f'{report.output_rate_hz:.1f} frames/s'
+
+
+def _values(report: StreamReport) -> dict[str, str]:
+    def text(value: float | None) -> str:
+        return '' if value is None else f'{value:.1f}'
+
+    return {
+        'received': str(report.received),
+        'answered': str(report.answered),
+        'dropped': str(report.dropped),
+        'refused': str(report.refused),
+        'input_rate_hz': text(report.input_rate_hz),
+        'output_rate_hz': text(report.output_rate_hz),
+        'max_latency_ms': text(report.max_latency_ms),
+        'max_inference_ms': text(report.max_inference_ms),
+        'max_age_ms': text(report.max_age_ms),
+        'last_error': report.last_error,
+    }
+
+
+def _status(level: bytes, name: str, message: str, hardware_id: str, values: Mapping[str, str]) -> DiagnosticStatus:
+    pairs: Sequence[KeyValue] = [KeyValue(key=key, value=value) for key, value in values.items()]
+    return DiagnosticStatus(level=level, name=name, message=message, hardware_id=hardware_id, values=pairs)

@@ -1,0 +1,46 @@
+"""Quality of service of an image input: chosen to fit the publishers found, explained when nothing arrives."""
+
+from collections.abc import Sequence
+
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.topic_endpoint_info import TopicEndpointInfo
+
+_DEPTH = 5
+
+
+def choose_input_qos(publishers: Sequence[TopicEndpointInfo]) -> QoSProfile:
+    """Return a profile that receives from all publishers: reliable if all of them are, else best effort."""
+    is_reliable = bool(publishers) and all(
+        publisher.qos_profile.reliability == ReliabilityPolicy.RELIABLE for publisher in publishers
+    )
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        # The node itself drops what it cannot serve, and counts it; the queue only bridges a busy executor.
+        depth=_DEPTH,
+        reliability=ReliabilityPolicy.RELIABLE if is_reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.VOLATILE,
+    )
+
+
+def explain_silence(
+    topic: str, topic_type: str, qos: QoSProfile, publishers: Sequence[TopicEndpointInfo], silent_s: float
+) -> str:
+    """Return why no image may arrive, naming the topic and both sides' quality of service."""
+    text = f'no image on {topic} for {silent_s:.0f} s: '
+    if not publishers:
+        return text + 'no publisher (is the camera running? is the name right? remap `image`)'
+    offers = [
+        f'{_full_name(publisher)} offers {describe_qos(publisher.qos_profile)}'
+        + ('' if publisher.topic_type == topic_type else f' of another type, {publisher.topic_type}')
+        for publisher in publishers
+    ]
+    return text + f'{"; ".join(offers)}; this node asks for {describe_qos(qos)} of {topic_type}'
+
+
+def describe_qos(qos: QoSProfile) -> str:
+    """Return what decides whether two sides connect, as `ros2 topic info -v` names it."""
+    return f'{qos.reliability.name}, {qos.durability.name}'
+
+
+def _full_name(publisher: TopicEndpointInfo) -> str:
+    return f'{publisher.node_namespace.rstrip("/")}/{publisher.node_name}'

@@ -1,0 +1,249 @@
+"""The node `segment`: images and words in, labelled pixels out."""
+
+from collections.abc import Callable
+import logging
+import os
+import sys
+
+from diagnostic_msgs.msg import DiagnosticArray
+import rclpy
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.signals import install_signal_handlers, SignalHandlerOptions
+from rclpy.utilities import try_shutdown
+from std_msgs.msg import Header
+from std_srvs.srv import SetBool
+
+from fisa_ros.core.errors import FisaError
+from fisa_ros.core.vocabulary import VocabularyRegistry
+from fisa_ros.node import conversions
+from fisa_ros.node.camera_stream import CameraStream, Frame
+from fisa_ros.node.diagnostics import build_diagnostics
+from fisa_ros.node.frame_worker import FrameWorker
+from fisa_ros.node.job_thread import JobThread
+from fisa_ros.node.logging_bridge import attach_package_log, detach_package_log
+from fisa_ros.node.parameters import ParameterStore, read_overrides
+from fisa_ros.node.segment_parameters import SegmentParameters, model_defaults
+from fisa_ros.node.transitions import transition
+from fisa_ros.node.vocabulary_holder import VocabularyHolder
+from fisa_ros.pipeline.segmenter import Segmenter
+from fisa_ros.srv import GetVocabulary, SetVocabulary
+
+_log = logging.getLogger(__name__)
+
+SegmenterFactory = Callable[[SegmentParameters], Segmenter]
+
+_REPORT_PERIOD_S = 1.0
+_END_TIMEOUT_S = 0.7
+
+
+def load_segmenter(parameters: SegmentParameters) -> Segmenter:
+    """Load the model that the parameters name.
+
+    Raises:
+        FisaError: It cannot be loaded; the text says why.
+    """
+    return Segmenter.load(parameters.model, parameters.backend, parameters.device)
+
+
+class SegmentNode(LifecycleNode):
+    """Wires the parts: topics and services in the executor's thread, frames in a second, words in a third."""
+
+    def __init__(self, segmenter_factory: SegmenterFactory = load_segmenter) -> None:
+        """Declare the parameters and the services; the model is loaded by configuring.
+
+        Args:
+            segmenter_factory: Loads the model.
+
+        Raises:
+            ParameterError: A parameter that does not exist or has a value that it cannot have.
+        """
+        super().__init__('segment')
+        self._log_handler = attach_package_log(self)
+        model = read_overrides(self).get('model', SegmentParameters.model)
+        self._store = ParameterStore(self, model_defaults(str(model)))
+        self._segmenter_factory = segmenter_factory
+        self._is_enabled = True
+
+        registry = VocabularyRegistry(self.parameters.max_class_id, self.parameters.id_quarantine_s)
+        self._words = VocabularyHolder(registry, on_change=lambda: self._worker.wake())
+        self._streams = [CameraStream(self, name='', on_frame=self._accept)]
+        self._worker = FrameWorker(
+            self._streams,
+            in_use=lambda: self._words.in_use,
+            parameters=lambda: self.parameters,
+            stamp=lambda: self.get_clock().now().to_msg(),
+        )
+
+        awaited = ReentrantCallbackGroup()
+        self._jobs = JobThread(self, awaited)
+        self.create_service(SetVocabulary, 'set_vocabulary', self._set_vocabulary, callback_group=awaited)
+        self.create_service(GetVocabulary, 'get_vocabulary', self._get_vocabulary)
+        self.create_service(SetBool, 'set_enabled', self._set_enabled)
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 1)
+        self.create_timer(_REPORT_PERIOD_S, self._report)
+
+    @property
+    def parameters(self) -> SegmentParameters:
+        """The values in use at this moment."""
+        return self._store.current
+
+    def bring_up(self) -> bool:
+        """Configure and activate; return False if that failed, which the log explains."""
+        for trigger in (self.trigger_configure, self.trigger_activate):
+            if trigger() != TransitionCallbackReturn.SUCCESS:
+                return False
+        return True
+
+    def end(self) -> bool:
+        """Stop the threads and destroy the node; return False if a thread is still at work."""
+        is_idle = self._worker.stop(_END_TIMEOUT_S)
+        is_idle &= self._jobs.close(_END_TIMEOUT_S)
+        detach_package_log(self._log_handler)
+        super().destroy_node()
+        return is_idle
+
+    @transition
+    def on_configure(self, _: LifecycleState) -> None:
+        """Load the model, encode the vocabulary, warm up and create the outputs."""
+        parameters = self.parameters
+        _log.info(f'loading {parameters.model}')
+        in_use = self._jobs.run(
+            lambda: self._words.load(lambda: self._segmenter_factory(parameters), parameters.vocabulary),
+            is_shut_down=lambda: not self.context.ok(),
+        )
+        for stream in self._streams:
+            stream.open_outputs()
+        backend, vocabulary = in_use.segmenter.backend, in_use.vocabulary
+        _log.info(
+            f'{in_use.segmenter.manifest.name} on {backend.name} ({backend.device}), vocabulary version '
+            f'{vocabulary.version}: {conversions.names_to_text([entry.name for entry in vocabulary.classes])}'
+        )
+
+    @transition
+    def on_activate(self, _: LifecycleState) -> None:
+        """Receive images and serve them."""
+        self._worker.start()
+        for stream in self._streams:
+            stream.open_input()
+            _log.info(f'active: waiting for images on {stream.topic}')
+
+    @transition
+    def on_deactivate(self, _: LifecycleState) -> None:
+        """Stop receiving, after the frame at work."""
+        self._stop_frames()
+
+    @transition
+    def on_cleanup(self, _: LifecycleState) -> None:
+        """Free the model; parameters and vocabulary stay."""
+        self._release()
+
+    @transition
+    def on_shutdown(self, _: LifecycleState) -> None:
+        """Stop and free the model."""
+        self._release()
+
+    @transition
+    def on_error(self, _: LifecycleState) -> None:
+        """Go back to the unconfigured state after an unexpected error."""
+        self._release()
+
+    def _state(self) -> str:
+        if self._worker.is_running:
+            return 'active'
+        return 'unconfigured' if self._words.in_use is None else 'inactive'
+
+    def _stop_frames(self) -> None:
+        for stream in self._streams:
+            stream.close_input()
+        self._worker.stop()
+
+    def _release(self) -> None:
+        self._stop_frames()
+        for stream in self._streams:
+            stream.close_outputs()
+        self._jobs.run(self._words.unload, is_shut_down=lambda: not self.context.ok())
+
+    def _accept(self, stream: CameraStream, frame: Frame) -> None:
+        if self._is_enabled:
+            self._worker.put(stream, frame)
+
+    async def _set_vocabulary(
+        self, request: SetVocabulary.Request, response: SetVocabulary.Response
+    ) -> SetVocabulary.Response:
+        try:
+            change = await self._jobs.result_of(lambda: self._words.change(conversions.request_from_srv(request)))
+        except FisaError as error:
+            vocabulary = self._words.vocabulary
+            response.version = 0 if vocabulary is None else vocabulary.version
+            response.message = str(error)
+            _log.warning(f'vocabulary refused: {error}')
+            return response
+        names = conversions.names_to_text([entry.name for entry in change.vocabulary.classes])
+        response.success = True
+        response.message = f'{len(change.vocabulary.classes)} classes: {names}' if change.is_new else 'nothing changed'
+        response.version = change.vocabulary.version
+        response.class_ids = list(change.vocabulary.class_ids)
+        response.encode_ms = change.encode_ms
+        _log.info(f'vocabulary version {response.version}, {response.message}')
+        return response
+
+    def _get_vocabulary(self, _: GetVocabulary.Request, response: GetVocabulary.Response) -> GetVocabulary.Response:
+        return conversions.vocabulary_to_srv(self._words.vocabulary, response)
+
+    def _set_enabled(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        self._is_enabled = request.data
+        if not self._is_enabled:
+            self._worker.clear()
+        response.success = True
+        response.message = 'running' if self._is_enabled else 'paused'
+        return response
+
+    def _report(self) -> None:
+        for stream in self._streams:
+            stream.check_input()
+        message = build_diagnostics(
+            self.get_fully_qualified_name(),
+            self._state(),
+            self._is_enabled,
+            self._words.in_use,
+            {stream.topic: stream.counters.report() for stream in self._streams},
+            Header(stamp=self.get_clock().now().to_msg()),
+        )
+        self._diagnostics.publish(message)
+
+
+def run(args: list[str] | None = None, segmenter_factory: SegmenterFactory = load_segmenter) -> int:
+    """Run the node until it is interrupted; return the exit code of the process."""
+    # A signal in the midst of creating the node would leave it with half a context: until then it ends the process.
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        node = SegmentNode(segmenter_factory)
+    except FisaError as error:
+        rclpy.logging.get_logger('segment').error(f'cannot start: {error}')
+        try_shutdown()
+        return 1
+    install_signal_handlers(SignalHandlerOptions.ALL)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    code = 0
+    try:
+        if not node.parameters.autostart or node.bring_up():
+            executor.spin()
+        elif node.context.ok():
+            code = 1
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    executor.shutdown()
+    is_idle = node.end()
+    try_shutdown()
+    if not is_idle:
+        # A thread inside a library cannot be asked to stop, and ending Python below its feet may crash.
+        os._exit(code)
+    return code
+
+
+def main() -> None:
+    """Entry point of `segment_node`."""
+    sys.exit(run())

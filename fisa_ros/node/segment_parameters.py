@@ -1,0 +1,71 @@
+"""Parameters of the segment node."""
+
+from dataclasses import dataclass
+
+from fisa_ros.core.errors import FisaError
+from fisa_ros.core.manifest import load_manifest
+from fisa_ros.core.thresholds import Thresholds
+from fisa_ros.core.vocabulary import MONO8_MAX_ID, MONO16_MAX_ID
+from fisa_ros.node.parameters import Parameters, param
+from fisa_ros.runtime.factory import BACKENDS
+
+MASK_ENCODINGS = {'mono8': MONO8_MAX_ID, 'mono16': MONO16_MAX_ID}
+
+
+@dataclass(frozen=True)
+class SegmentParameters(Parameters):
+    """What a user can set; the thresholds start with the values that fit the model."""
+
+    model: str = param('fisa-tiny', 'Name of a shipped model, or path of a manifest.', read_only=True)
+    backend: str = param('auto', 'Library that runs the model.', choices=BACKENDS, read_only=True)
+    device: str = param('auto', 'Where the model runs: auto, cpu, cuda or cuda:0.', read_only=True)
+    vocabulary: str = param(
+        'indoor',
+        'Words to start with: "cat; dog; grass, lawn", path of a YAML file, or name of a shipped vocabulary. '
+        'Later changes go through the service set_vocabulary.',
+        read_only=True,
+    )
+    mask_encoding: str = param(
+        'mono8',
+        'Encoding of segmentation/mask: mono8 for 254 classes, mono16 for 65535.',
+        choices=tuple(MASK_ENCODINGS),
+        read_only=True,
+    )
+    score_threshold: float = param(0.5, 'Drop segments whose class is less probable.', low=0.0, high=1.0)
+    mask_threshold: float = param(0.5, 'Drop pixels that belong less probably to their segment.', low=0.0, high=1.0)
+    overlap_threshold: float = param(
+        0.8, 'Drop segments of which less remains visible behind others.', low=0.0, high=1.0
+    )
+    objectness_trust: float = param(
+        0.5, "Weight of the mask generator's own opinion in the score; 0 ignores it.", low=0.0, high=1.0
+    )
+    id_quarantine_s: float = param(
+        60.0, 'Time for which the id of a removed word is given to no other word.', low=0.0, read_only=True
+    )
+    autostart: bool = param(True, 'Configure and activate at start; otherwise wait for a manager.', read_only=True)
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """What a segment must reach."""
+        return Thresholds(self.score_threshold, self.mask_threshold, self.overlap_threshold, self.objectness_trust)
+
+    @property
+    def max_class_id(self) -> int:
+        """Largest class id that the mask can hold."""
+        return MASK_ENCODINGS[self.mask_encoding]
+
+
+def model_defaults(model: str) -> SegmentParameters:
+    """Return the parameters to use with a model unless a user says otherwise."""
+    try:
+        thresholds = load_manifest(model).thresholds
+    except FisaError:
+        # Configuring loads the model and says what is wrong with it; declaring parameters cannot fail for that.
+        return SegmentParameters(model=model)
+    return SegmentParameters(
+        model=model,
+        score_threshold=thresholds.score,
+        mask_threshold=thresholds.mask,
+        overlap_threshold=thresholds.overlap,
+        objectness_trust=thresholds.objectness_trust,
+    )

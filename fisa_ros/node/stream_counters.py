@@ -1,0 +1,93 @@
+"""What happened to the frames of one camera, in total and since the last look."""
+
+from dataclasses import dataclass, field
+import threading
+import time
+
+
+@dataclass(frozen=True, slots=True)
+class StreamReport:
+    """The frames of one camera.
+
+    Attributes:
+        received: Frames that arrived.
+        answered: Frames whose result was published.
+        dropped: Frames replaced by a newer one before their turn.
+        refused: Frames that could not be used.
+        recently_refused: Those of them since the last report.
+        input_rate_hz: Frames received per second, since the last report.
+        output_rate_hz: Frames answered per second, since the last report.
+        max_latency_ms: Largest time from arrival to publication since the last report; None without frames.
+        max_inference_ms: Largest time in the model since the last report; None without frames.
+        max_age_ms: Largest age of an image's stamp at publication since the last report; None without frames.
+        last_error: Why the last refused frame was refused; empty if there was none.
+    """
+
+    received: int
+    answered: int
+    dropped: int
+    refused: int
+    recently_refused: int
+    input_rate_hz: float
+    output_rate_hz: float
+    max_latency_ms: float | None
+    max_inference_ms: float | None
+    max_age_ms: float | None
+    last_error: str
+
+
+@dataclass
+class StreamCounters:
+    """Counts frames; any thread may count, one thread takes reports."""
+
+    received: int = 0
+    answered: int = 0
+    dropped: int = 0
+    refused: int = 0
+    last_error: str = ''
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _recent: list[tuple[float, float, float]] = field(default_factory=list, repr=False)
+    _reported: tuple[int, int, int, float] = field(default_factory=lambda: (0, 0, 0, time.monotonic()), repr=False)
+
+    def add_received(self, is_drop: bool) -> None:
+        """Count a frame that arrived; `is_drop` says that an older one was dropped for it."""
+        with self._lock:
+            self.received += 1
+            self.dropped += is_drop
+
+    def add_answer(self, latency_s: float, inference_s: float, age_s: float) -> None:
+        """Count a frame whose result was published."""
+        with self._lock:
+            self.answered += 1
+            self._recent.append((latency_s, inference_s, age_s))
+
+    def add_refusal(self, reason: str) -> None:
+        """Count a frame that could not be used."""
+        with self._lock:
+            self.refused += 1
+            self.last_error = reason
+
+    def report(self) -> StreamReport:
+        """Return the totals and what happened since the last report."""
+        with self._lock:
+            recent, self._recent = self._recent, []
+            received, answered, refused, then_s = self._reported
+            now_s = time.monotonic()
+            self._reported = self.received, self.answered, self.refused, now_s
+            elapsed_s = max(now_s - then_s, 1e-9)
+            latency_ms, inference_ms, age_ms = (
+                (max(values) * 1e3 for values in zip(*recent, strict=True)) if recent else (None, None, None)
+            )
+            return StreamReport(
+                received=self.received,
+                answered=self.answered,
+                dropped=self.dropped,
+                refused=self.refused,
+                recently_refused=self.refused - refused,
+                input_rate_hz=(self.received - received) / elapsed_s,
+                output_rate_hz=(self.answered - answered) / elapsed_s,
+                max_latency_ms=latency_ms,
+                max_inference_ms=inference_ms,
+                max_age_ms=age_ms,
+                last_error=self.last_error,
+            )

@@ -1,0 +1,214 @@
+"""Watches a running segment node from outside, as any other node of a robot could."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+import threading
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import State
+from lifecycle_msgs.srv import GetState
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.client import Client
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, Image
+
+from fisa_ros.core.class_names import parse_names
+from fisa_ros.core.errors import FisaError
+from fisa_ros.core.vocabulary import Vocabulary, VocabularyClass, VocabularyRequest
+from fisa_ros.evaluation.frame_assembly import FrameAssembly
+from fisa_ros.msg import SegmentArray
+from fisa_ros.node.conversions import image_from_msg, segment_from_msg
+from fisa_ros.srv import GetVocabulary, SetVocabulary
+
+_QOS = QoSProfile(depth=20, reliability=ReliabilityPolicy.RELIABLE)
+_MAP_DTYPES: dict[str, type[np.unsignedinteger]] = {'mono8': np.uint8, 'mono16': np.uint16}
+
+
+class ServiceError(FisaError):
+    """A service that did not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class VocabularyAnswer:
+    """What `set_vocabulary` answered, and when.
+
+    Attributes:
+        success: Whether the vocabulary is in use now.
+        message: Reason of a refusal, or what changed.
+        version: Version in use.
+        class_ids: Ids in the order of the request.
+        encode_ms: Time spent on the words, as the node says.
+        called_ns: When the request was sent.
+        answered_ns: When the answer was here.
+    """
+
+    success: bool
+    message: str
+    version: int
+    class_ids: tuple[int, ...]
+    encode_ms: float
+    called_ns: int
+    answered_ns: int
+
+
+class StreamRecorder:
+    """A node in a thread of its own that collects answers, truth, pictures and diagnostics; use it in a `with` block.
+
+    Attributes:
+        frames: Everything received, by stamp.
+        overlays: Pictures with their stamps, collected while `keeps_overlays` is set.
+        keeps_overlays: Whether arriving pictures are kept.
+        diagnostics: By name of the status, its latest values.
+    """
+
+    def __init__(self, name: str = 'stream_recorder') -> None:
+        """Create the node and its subscriptions; nothing is received before the `with` block."""
+        self._context = Context()
+        self._context.init(args=[])
+        self._node = Node(name, context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        self._thread = threading.Thread(target=self._spin, name=name, daemon=True)
+        self.frames = FrameAssembly(self.now_ns)
+        self.overlays: list[tuple[int, NDArray[np.uint8]]] = []
+        self.keeps_overlays = False
+        self.diagnostics: dict[str, dict[str, str]] = {}
+        self._clients: dict[str, Client] = {
+            name: self._node.create_client(kind, name)
+            for name, kind in (
+                ('set_vocabulary', SetVocabulary),
+                ('get_vocabulary', GetVocabulary),
+                ('segment/get_state', GetState),
+            )
+        }
+        for topic, kind, callback in (
+            ('camera_info', CameraInfo, lambda msg: self.frames.add_camera_frame(_stamp_ns(msg))),
+            ('truth/panoptic', Image, lambda msg: self.frames.add_true_map(_stamp_ns(msg), _id_map(msg))),
+            ('truth/segments', SegmentArray, lambda msg: self.frames.add_true_segments(_stamp_ns(msg), _segments(msg))),
+            ('segmentation/mask', Image, lambda msg: self.frames.add_semantic_map(_stamp_ns(msg), _id_map(msg))),
+            ('segmentation/instances', Image, lambda msg: self.frames.add_panoptic_map(_stamp_ns(msg), _id_map(msg))),
+            (
+                'segmentation/segments',
+                SegmentArray,
+                lambda msg: self.frames.add_segments(_stamp_ns(msg), _segments(msg), msg.vocabulary_version),
+            ),
+            ('segmentation/overlay', Image, self._keep_overlay),
+            ('/diagnostics', DiagnosticArray, self._read_diagnostics),
+        ):
+            self._node.create_subscription(kind, topic, callback, _QOS)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._context.try_shutdown()
+        self._thread.join()
+        self._node.destroy_node()
+
+    def now_ns(self) -> int:
+        """Return the time on the clock that makes the stamps."""
+        return int(self._node.get_clock().now().nanoseconds)
+
+    def is_active(self, timeout_s: float = 1.0) -> bool:
+        """Ask the segment node whether it is active; False also if it does not answer."""
+        client = self._clients['segment/get_state']
+        try:
+            return client.service_is_ready() and bool(
+                self._call(client, GetState.Request(), timeout_s).current_state.id == State.PRIMARY_STATE_ACTIVE
+            )
+        except ServiceError:
+            return False
+
+    def set_vocabulary(self, request: VocabularyRequest, timeout_s: float = 60.0) -> VocabularyAnswer:
+        """Ask for another vocabulary and wait for the answer.
+
+        Raises:
+            ServiceError: There was no answer in this time.
+        """
+        called_ns = self.now_ns()
+        answered_ns: list[int] = []
+        response = self._call(
+            self._clients['set_vocabulary'],
+            SetVocabulary.Request(classes=request.classes, stuff_classes=request.stuff_classes),
+            timeout_s,
+            lambda: answered_ns.append(self.now_ns()),
+        )
+        return VocabularyAnswer(
+            success=response.success,
+            message=response.message,
+            version=response.version,
+            class_ids=tuple(response.class_ids),
+            encode_ms=response.encode_ms,
+            called_ns=called_ns,
+            answered_ns=answered_ns[0],
+        )
+
+    def vocabulary(self, timeout_s: float = 10.0) -> Vocabulary:
+        """Ask for the vocabulary in use.
+
+        Raises:
+            ServiceError: There was no answer in this time.
+        """
+        response = self._call(self._clients['get_vocabulary'], GetVocabulary.Request(), timeout_s)
+        return Vocabulary(
+            version=response.version,
+            classes=tuple(
+                VocabularyClass(class_id, names, is_thing=names[0] not in response.stuff_classes)
+                for class_id, names in zip(response.class_ids, map(parse_names, response.classes), strict=True)
+            ),
+        )
+
+    def _call(
+        self, client: Client, request: Any, timeout_s: float, on_answer: Callable[[], None] = lambda: None
+    ) -> Any:
+        deadline_s = time.monotonic() + timeout_s
+        done = threading.Event()
+        if client.wait_for_service(timeout_sec=timeout_s):
+            future = client.call_async(request)
+
+            def finish(_: object) -> None:
+                on_answer()
+                done.set()
+
+            future.add_done_callback(finish)
+            if done.wait(deadline_s - time.monotonic()):
+                return future.result()
+            client.remove_pending_request(future)
+        raise ServiceError(f'service {client.srv_name} did not answer within {timeout_s:g} s')
+
+    def _spin(self) -> None:
+        with suppress(ExternalShutdownException):
+            self._executor.spin()
+
+    def _keep_overlay(self, msg: Image) -> None:
+        if self.keeps_overlays:
+            self.overlays.append((_stamp_ns(msg), image_from_msg(msg)))
+
+    def _read_diagnostics(self, msg: DiagnosticArray) -> None:
+        for status in msg.status:
+            self.diagnostics[status.name] = {pair.key: pair.value for pair in status.values}
+
+
+def _stamp_ns(msg: Any) -> int:
+    stamp: Time = msg.header.stamp
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+def _id_map(msg: Image) -> NDArray[np.unsignedinteger]:
+    return np.frombuffer(msg.data, _MAP_DTYPES[msg.encoding]).reshape(msg.height, msg.width)
+
+
+def _segments(msg: SegmentArray) -> tuple[Any, ...]:
+    return tuple(segment_from_msg(segment) for segment in msg.segments)

@@ -1,0 +1,61 @@
+"""The vocabularies that the demo uses one after the other."""
+
+from dataclasses import dataclass
+
+import yaml
+
+from fisa_ros.core.class_names import name_key
+from fisa_ros.core.resources import share_dir
+from fisa_ros.core.vocabulary import VocabularyRequest
+from fisa_ros.simulation.categories import CATEGORIES, CATEGORY_BY_NAME
+
+FEW_WORDS = ('floor', 'wall', 'door', 'chair', 'table', 'couch', 'lamp', 'plant')
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A part of the demo with one vocabulary.
+
+    Attributes:
+        name: What is special about it.
+        request: Its words.
+    """
+
+    name: str
+    request: VocabularyRequest
+
+
+def demo_phases() -> tuple[Phase, ...]:
+    """Return all categories by the names of training, by names that training never used, and a few of them."""
+    synonyms = _synonyms()
+    trained = {category.name: (category.name, *synonyms[category.name]['training']) for category in CATEGORIES}
+    unseen = {category.name: tuple(synonyms[category.name]['held_out']) for category in CATEGORIES}
+    few = {name: trained[name] for name in FEW_WORDS}
+    return (
+        Phase('names of training', _request(trained)),
+        Phase('unseen synonyms', _request(unseen)),
+        Phase('few words', _request(few)),
+    )
+
+
+def category_ids() -> dict[str, int]:
+    """Return the category of every name that a phase uses, by `name_key`."""
+    synonyms = _synonyms()
+    return {
+        name_key(name): category.id
+        for category in CATEGORIES
+        for name in (category.name, *synonyms[category.name]['training'], *synonyms[category.name]['held_out'])
+    }
+
+
+def _request(names_of: dict[str, tuple[str, ...]]) -> VocabularyRequest:
+    return VocabularyRequest(
+        classes=tuple(', '.join(names) for names in names_of.values()),
+        stuff_classes=tuple(names[0] for name, names in names_of.items() if not CATEGORY_BY_NAME[name].is_thing),
+    )
+
+
+def _synonyms() -> dict[str, dict[str, list[str]]]:
+    path = share_dir() / 'config' / 'vocabularies' / 'indoor_synonyms.yaml'
+    synonyms: dict[str, dict[str, list[str]]] = yaml.safe_load(path.read_text(encoding='utf-8'))
+    return synonyms

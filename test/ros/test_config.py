@@ -1,0 +1,55 @@
+"""The parameters are declared once; what repeats them must agree."""
+
+from dataclasses import asdict, fields
+import re
+
+from fisa_ros.core.manifest import load_manifest, shipped_models
+from fisa_ros.core.resources import share_dir
+from fisa_ros.node.parameters import ParameterError, rules
+from fisa_ros.node.segment_parameters import SegmentParameters, model_defaults
+import pytest
+import yaml
+
+CONFIG = share_dir() / 'config' / 'fisa.yaml'
+THRESHOLDS = ['score_threshold', 'mask_threshold', 'overlap_threshold', 'objectness_trust']
+
+
+def test_the_config_file_holds_every_parameter_with_its_default() -> None:
+    text = CONFIG.read_text()
+    assert set(yaml.safe_load(text)['/**/segment']['ros__parameters']).isdisjoint(THRESHOLDS)
+    uncommented = re.sub(rf'^(\s*)# ({"|".join(THRESHOLDS)}):', r'\1\2:', text, flags=re.MULTILINE)
+    assert yaml.safe_load(uncommented)['/**/segment']['ros__parameters'] == asdict(SegmentParameters())
+
+
+def test_the_thresholds_are_those_of_the_default_model() -> None:
+    assert SegmentParameters.model in shipped_models()
+    assert SegmentParameters().thresholds == load_manifest(SegmentParameters.model).thresholds
+
+
+@pytest.mark.parametrize('model', [*shipped_models(), 'unknown'])
+def test_every_model_brings_its_thresholds(model) -> None:
+    defaults = model_defaults(model)
+    assert defaults.model == model
+    if model != 'unknown':
+        assert defaults.thresholds == load_manifest(model).thresholds
+
+
+@pytest.mark.parametrize(
+    ('values', 'text'),
+    [
+        ({'backend': 'foo'}, "parameter backend must be one of auto, torch, onnxruntime, tensorrt, got 'foo'"),
+        ({'mask_encoding': 'rgb8'}, "parameter mask_encoding must be one of mono8, mono16, got 'rgb8'"),
+        ({'score_threshold': 1.5}, r'parameter score_threshold must be in \[0.0, 1.0\], got 1.5'),
+        ({'mask_threshold': float('nan')}, r'parameter mask_threshold must be in \[0.0, 1.0\], got nan'),
+        ({'id_quarantine_s': -1.0}, r'parameter id_quarantine_s must be in \[0.0, inf\), got -1.0'),
+    ],
+)
+def test_values_outside_the_rules_are_refused(values, text) -> None:
+    with pytest.raises(ParameterError, match=text):
+        SegmentParameters(**values)
+
+
+def test_every_parameter_says_what_it_is_for() -> None:
+    described = rules(SegmentParameters)
+    assert set(described) == {field.name for field in fields(SegmentParameters)}
+    assert all(rule.description.endswith('.') for rule in described.values())

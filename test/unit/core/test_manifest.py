@@ -1,0 +1,123 @@
+import hashlib
+import re
+
+import pytest
+import yaml
+
+from fisa_ros.core.errors import ManifestError, WeightsError
+from fisa_ros.core.manifest import WeightsFile, load_manifest, shipped_models, verify_file
+from fisa_ros.core.thresholds import Thresholds
+
+SHA256 = 'ab' * 32
+
+
+def document():
+    return {
+        'name': 'tiny',
+        'description': 'For tests.',
+        'licence': 'Apache-2.0',
+        'image_size_hw': [320, 256],
+        'weights': {'file': 'tiny.safetensors', 'sha256': SHA256},
+        'generator': {'type': 'eomt', 'num_queries': 50},
+        'classifier': {'type': 'fisa'},
+        'text_encoder': {'type': 'minilm'},
+        'prompt_templates': ['{}', 'a photo of a {}.'],
+        'thresholds': {'score': 0.5, 'mask': 0.4, 'overlap': 0.8},
+    }
+
+
+def write(folder, content, name='tiny.yaml'):
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return path
+
+
+def test_a_manifest(tmp_path):
+    manifest = load_manifest(write(tmp_path, document()))
+    assert manifest.name == 'tiny'
+    assert manifest.image_size_hw == (320, 256)
+    assert manifest.weights == WeightsFile(tmp_path / 'tiny.safetensors', SHA256)
+    assert manifest.generator == {'type': 'eomt', 'num_queries': 50}
+    assert manifest.prompt_templates == ('{}', 'a photo of a {}.')
+    assert manifest.thresholds == Thresholds(0.5, 0.4, 0.8)
+
+
+def test_objectness_trust_may_be_given(tmp_path):
+    content = document()
+    content['thresholds']['objectness_trust'] = 0
+    assert load_manifest(str(write(tmp_path, content))).thresholds.objectness_trust == 0.0
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'message'),
+    [
+        ('name', 'small', "name is 'small', but the file is tiny.yaml"),
+        ('description', '', "description must be text, got ''"),
+        ('licence', 3, 'licence must be text, got 3'),
+        ('image_size_hw', 320, 'image_size_hw must be [height, width], each in 1..4096, got 320'),
+        ('image_size_hw', [320], 'got [320]'),
+        ('image_size_hw', [0, 320], 'got [0, 320]'),
+        ('image_size_hw', [320, 5000], 'got [320, 5000]'),
+        ('weights', 'tiny.safetensors', 'weights must be a mapping'),
+        ('weights', {'file': 'tiny.safetensors'}, 'weights.sha256 is missing'),
+        ('weights', {'file': 'x', 'sha256': 'abc'}, "weights.sha256 must be 64 hexadecimal digits, got 'abc'"),
+        ('weights', {'file': 'x', 'sha256': SHA256, 'url': 'y'}, 'weights.url is unknown, known are file, sha256'),
+        ('generator', {'num_queries': 50}, 'generator.type is missing'),
+        ('classifier', None, 'classifier must be a mapping'),
+        ('prompt_templates', [], 'prompt_templates must be a list of sentences, got []'),
+        ('prompt_templates', ['a photo'], "prompt_templates must have one {} in each sentence, got 'a photo'"),
+        ('prompt_templates', ['{} {}'], "got '{} {}'"),
+        ('thresholds', {'score': 0.5, 'mask': 0.5}, 'thresholds.overlap is missing'),
+        ('thresholds', {'score': 2, 'mask': 0.5, 'overlap': 0.5}, 'thresholds.score must be a number in [0, 1], got 2'),
+        ('thresholds', {'score': True, 'mask': 0.5, 'overlap': 0.5}, 'got True'),
+        ('thresholds', {'iou': 0.5}, 'thresholds.iou is unknown'),
+        ('licenses', 'MIT', 'licenses is unknown'),
+    ],
+)
+def test_manifests_refused(tmp_path, key, value, message):
+    path = write(tmp_path, document() | {key: value})
+    with pytest.raises(ManifestError, match=re.escape(message)) as refusal:
+        load_manifest(path)
+    assert str(path) in str(refusal.value)
+
+
+@pytest.mark.parametrize('key', list(document()))
+def test_every_key_is_needed(tmp_path, key):
+    content = document()
+    del content[key]
+    with pytest.raises(ManifestError, match=f'{key} is missing'):
+        load_manifest(write(tmp_path, content))
+
+
+@pytest.mark.parametrize('content', ['', '- a', 'name: [', 'name: \x00'])
+def test_no_yaml_mapping(tmp_path, content):
+    with pytest.raises(ManifestError, match=r'tiny\.yaml'):
+        load_manifest(write(tmp_path, content))
+
+
+def test_unknown_models_are_answered_with_the_known_ones():
+    with pytest.raises(ManifestError, match=r"unknown model 'fisa-huge': shipped are .*fisa-tiny.* \(\.yaml\)"):
+        load_manifest('fisa-huge')
+
+
+def test_a_path_that_is_not_there(tmp_path):
+    with pytest.raises(ManifestError, match=r'none\.yaml cannot be read'):
+        load_manifest(tmp_path / 'none.yaml')
+
+
+def test_shipped_manifests_are_sound():
+    assert 'fisa-tiny' in shipped_models()
+    for name in shipped_models():
+        assert load_manifest(name).name == name
+
+
+def test_verify_file(tmp_path):
+    path = tmp_path / 'weights'
+    path.write_bytes(b'good')
+    good, bad = (hashlib.sha256(content).hexdigest() for content in (b'good', b'bad'))
+    verify_file(path, good)
+    path.write_bytes(b'bad')
+    with pytest.raises(WeightsError, match=rf'\(3 bytes\) are damaged: sha256 is {bad}, expected {good}'):
+        verify_file(path, good)
+    with pytest.raises(WeightsError, match='cannot be read'):
+        verify_file(tmp_path / 'none', good)

@@ -1,0 +1,111 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fisa_ros.networks.panoptic_head import PanopticHead, ThresholdTensors, merge
+
+
+def thresholds(score=0.3, mask=0.5, overlap=0.6, trust=0.5):
+    return ThresholdTensors(*(torch.tensor(value) for value in (score, mask, overlap, trust)))
+
+
+def masks(*rows):
+    """Read masks of one row of pixels: '#' is inside (0.9), '+' just inside (0.6), '.' outside (0.1)."""
+    value = {'#': 0.9, '+': 0.6, '.': 0.1}
+    return torch.tensor([[[value[pixel] for pixel in row]] for row in rows])
+
+
+CASES = [
+    ('one thing', ('##..',), [0], [0.8], [True], [1, 1, 0, 0]),
+    ('too low a score', ('##..',), [0], [0.2], [True], [0, 0, 0, 0]),
+    ('raw mask probability decides, not its product with the score', ('++..',), [0], [0.4], [True], [1, 1, 0, 0]),
+    ('better one in front', ('###.', '..##'), [0, 1], [0.9, 0.5], [True, True], [1, 1, 1, 2]),
+    ('stuff of one class is fused', ('#...', '...#'), [3, 3], [0.9, 0.5], [False, False], [1, 0, 0, 1]),
+    ('things of one class are not', ('#...', '...#'), [3, 3], [0.9, 0.5], [True, True], [1, 0, 0, 2]),
+    ('stuff, thing, stuff, thing: ids never meet', ('#...', '.#..', '..#.', '...#'), [3, 1, 3, 1], [0.9] * 4,
+     [False, True, False, True], [1, 2, 1, 4]),
+    ('double of a thing is refused', ('####', '####'), [0, 0], [0.9, 0.8], [True, True], [1, 1, 1, 1]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('rows', 'classes', 'scores', 'things', 'expected'), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
+)
+def test_merge(rows, classes, scores, things, expected):
+    low_overlap = thresholds(overlap=0.5)
+    output = merge(masks(*rows), torch.tensor(classes), torch.tensor(scores), torch.tensor(things), low_overlap)
+    assert output.query_map.tolist() == [expected]
+    assert output.query_map.dtype == torch.int32
+
+
+def test_refused_mask_frees_its_pixels():
+    # The first is in front on one of its four pixels only; once it is refused, the second has that pixel too.
+    probability = torch.tensor([[[0.6, 0.6, 0.6, 0.9]], [[0.9, 0.9, 0.9, 0.6]]])
+    output = merge(probability, torch.tensor([0, 1]), torch.tensor([0.8, 0.8]), torch.ones(2) > 0, thresholds())
+    assert output.query_map.tolist() == [[2, 2, 2, 2]]
+
+
+def test_fused_stuff_scores_the_mean_by_area():
+    output = merge(
+        masks('###.', '...#'), torch.tensor([0, 0]), torch.tensor([0.8, 0.4]), torch.zeros(2) > 0, thresholds()
+    )
+    assert output.score[0].item() == pytest.approx(0.7)
+
+
+@pytest.fixture
+def head():
+    torch.manual_seed(0)
+    head = PanopticHead(8, 4)
+    with torch.no_grad():
+        head.void_embedding.copy_(F.one_hot(torch.tensor(7), 8).float())
+    return head
+
+
+def axes(*indices):
+    return F.one_hot(torch.tensor(indices), 8).float()
+
+
+@torch.inference_mode()
+def test_best_synonym_counts_and_padding_changes_nothing(head):
+    embeddings = axes(1, 2)
+    texts = torch.stack([axes(0, 1), axes(2, 2)])
+    known = torch.tensor([[True, True], [True, False]])
+    logits = head.class_logits(embeddings, texts, known)
+    assert logits.argmax(-1).tolist() == [0, 1]
+    padded = F.pad(texts, (0, 0, 0, 3))
+    torch.testing.assert_close(head.class_logits(embeddings, padded, F.pad(known, (0, 3))), logits, atol=1e-6, rtol=0)
+
+
+@torch.inference_mode()
+def test_zero_padding_is_masked_not_compared(head):
+    # The cosine with the only real name is -1; a zero row would score 0 and win.
+    logits = head.class_logits(axes(1), F.pad(-axes(1)[None], (0, 0, 0, 1)), torch.tensor([[True, False]]))
+    assert logits[0, 0].item() == pytest.approx(-head.logit_scale.exp().item())
+
+
+@torch.inference_mode()
+def test_permuting_words_permutes_classes(head):
+    embeddings = F.normalize(torch.randn(5, 8), dim=-1)
+    texts = F.normalize(torch.randn(6, 1, 8), dim=-1)
+    known = torch.ones(6, 1, dtype=torch.bool)
+    order = torch.tensor([4, 2, 0, 5, 1, 3])
+    expected = head.class_logits(embeddings, texts, known)[:, [*order.tolist(), 6]]
+    torch.testing.assert_close(head.class_logits(embeddings, texts[order], known), expected, atol=1e-6, rtol=0)
+
+
+@torch.inference_mode()
+def test_void_wins_over_every_threshold(head):
+    _, score = head.classify(axes(7, 0), torch.ones(2), axes(0)[:, None], torch.ones(1, 1) > 0, torch.tensor(0.5))
+    assert score[0] == 0
+    assert score[1] > 0.99
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    ('objectness', 'trust', 'expected'), [(1.0, 0.5, 1.0), (0.2, 0.0, 0.2), (0.2, 0.5, 0.6), (0.2, 1.0, 1.0)]
+)
+def test_a_sure_classifier_softens_objectness(head, objectness, trust, expected):
+    _, score = head.classify(
+        axes(0), torch.tensor([objectness]), axes(0)[:, None], torch.ones(1, 1) > 0, torch.tensor(trust)
+    )
+    assert score.item() == pytest.approx(expected, abs=1e-4)

@@ -1,0 +1,73 @@
+import pytest
+from safetensors.torch import load_file, save_file
+import torch
+from torch import nn
+
+from fisa_ros.core.errors import WeightsError
+from fisa_ros.networks.weights import load_weights, save_weights
+
+
+@pytest.fixture
+def module():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+
+
+def test_what_is_saved_is_loaded_with_matrices_in_half_precision(module, tmp_path):
+    path = tmp_path / 'deep' / 'w.safetensors'
+    save_weights(module, path)
+    assert load_file(path)['0.weight'].dtype == torch.float16
+    assert load_file(path)['0.bias'].dtype == torch.float32
+    other = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    load_weights(other, path)
+    torch.testing.assert_close(other[0].weight, module[0].weight, atol=1e-3, rtol=1e-3)
+    assert torch.equal(other[0].bias, module[0].bias)
+    assert other[0].weight.dtype == torch.float32
+
+
+def drop(tensors):
+    del tensors['0.bias']
+
+
+def add(tensors):
+    tensors['2.weight'] = torch.zeros(1)
+
+
+def reshape(tensors):
+    tensors['0.weight'] = torch.zeros(5, 4)
+
+
+def poison(tensors):
+    tensors['0.bias'][1] = float('nan')
+
+
+@pytest.mark.parametrize(
+    ('harm', 'text'),
+    [
+        (drop, r'missing: 0\.bias'),
+        (add, r'surplus: 2\.weight'),
+        (reshape, r'misshapen: 0\.weight \(5, 4\) instead of \(3, 4\)'),
+        (poison, r'not finite: 0\.bias'),
+    ],
+)
+def test_weights_that_do_not_fit_change_nothing(module, tmp_path, harm, text):
+    path = tmp_path / 'w.safetensors'
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    tensors = {name: tensor + 1 for name, tensor in before.items()}
+    harm(tensors)
+    save_file(tensors, path)
+    with pytest.raises(WeightsError, match=text):
+        load_weights(module, path)
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+
+
+@pytest.mark.parametrize('content', [None, b'', b'not tensors at all', 'truncated'])
+def test_missing_or_corrupt_files_are_named(module, tmp_path, content):
+    path = tmp_path / 'w.safetensors'
+    if content == 'truncated':
+        save_weights(module, path)
+        path.write_bytes(path.read_bytes()[:-10])
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r'w\.safetensors cannot be read'):
+        load_weights(module, path)

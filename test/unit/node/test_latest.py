@@ -1,0 +1,41 @@
+import threading
+
+from fisa_ros.node.latest import LatestFrames
+
+
+def test_a_waiting_frame_is_replaced() -> None:
+    frames = LatestFrames[str, int]()
+    assert [frames.put('front', number) for number in (1, 2, 3)] == [False, True, True]
+    assert frames.take() == ('front', 3)
+
+
+def test_the_camera_that_waited_longest_is_served_first() -> None:
+    frames = LatestFrames[str, int]()
+    for key, number in [('front', 1), ('rear', 2), ('front', 3)]:
+        frames.put(key, number)
+    assert [frames.take(), frames.take()] == [('front', 3), ('rear', 2)]
+
+
+def test_wake_ends_a_wait_and_loses_no_frame() -> None:
+    frames = LatestFrames[str, int]()
+    frames.put('front', 1)
+    frames.wake()
+    assert frames.take() is None
+    assert frames.take() == ('front', 1)
+
+
+def test_take_waits_for_a_frame_of_another_thread() -> None:
+    frames = LatestFrames[str, int]()
+    taken = []
+    thread = threading.Thread(target=lambda: taken.append(frames.take()))
+    thread.start()
+    frames.put('front', 7)
+    thread.join(timeout=10)
+    assert taken == [('front', 7)]
+
+
+def test_cleared_frames_are_forgotten() -> None:
+    frames = LatestFrames[str, int]()
+    frames.put('front', 1)
+    frames.clear()
+    assert frames.put('front', 2) is False

@@ -1,0 +1,35 @@
+"""A robot with another back-end has no torch, and core, pipeline and metrics run without ROS."""
+
+from pathlib import Path
+import subprocess
+import sys
+
+ROOT = Path(__file__).absolute().parents[2]
+BLOCKED = (
+    'mujoco',
+    'onnxruntime',
+    'open_clip',
+    'rclpy',
+    'sensor_msgs',
+    'tensorrt',
+    'torch',
+    'transformers',
+    'vision_msgs',
+)
+PARTS = ('core', 'runtime', 'pipeline', 'evaluation')
+NEEDS_ITS_LIBRARY = ('fisa_ros.runtime.torch_backend',)
+
+
+def test_modules_import_without_torch_and_ros():
+    modules = [
+        '.'.join(path.relative_to(ROOT).with_suffix('').parts)
+        for part in PARTS
+        for path in sorted((ROOT / 'fisa_ros' / part).rglob('*.py'))
+    ]
+    wanted = [module for module in modules if module not in NEEDS_ITS_LIBRARY]
+    script = (
+        f'import importlib, sys\nfor name in {BLOCKED!r}:\n    sys.modules[name] = None\n'
+        f'for name in {wanted!r}:\n    importlib.import_module(name)'
+    )
+    finished = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr

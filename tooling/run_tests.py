@@ -1,0 +1,142 @@
+"""Run the tests and add up the results; the last line on stdout is `N passed, N failed`.
+
+Each file below test/ros runs in a process and a ROS domain of its own, everything else together in one process.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+import fcntl
+import os
+from pathlib import Path
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).absolute().parents[1]
+TEST_TIMEOUT_S = 180
+PROCESS_TIMEOUT_S = 1500
+EXIT_NOTHING_SELECTED = 5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    name: str
+    passed: int
+    failed: int
+    skipped: int
+    note: str = ''
+
+
+def split_into_processes(selected: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the name and the pytest arguments of each process."""
+    together = []
+    for item in selected or [str(path) for path in sorted(ROOT.glob('test/*/'))]:
+        path = Path(item.partition('::')[0]).absolute()
+        if not path.is_relative_to(ROOT / 'test' / 'ros'):
+            together.append(item)
+        elif path.is_dir():
+            yield from ((file.name, [str(file)]) for file in sorted(path.rglob('test_*.py')))
+        else:
+            yield path.name, [item]
+    if together:
+        yield 'without ROS', together
+
+
+@contextmanager
+def free_ros_domain() -> Iterator[int]:
+    """Find a ROS domain that no process of this machine uses, and keep other test runs from choosing it."""
+    domains = list(range(1, 102))
+    random.shuffle(domains)
+    for domain in domains:
+        lock_path = Path(tempfile.gettempdir(), f'fisa_ros_domain_{domain}_{os.getuid()}.lock')
+        with lock_path.open('w') as lock, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                probe.bind(('', 7400 + 250 * domain + 10))
+            except OSError:
+                continue
+            probe.close()
+            yield domain
+            return
+    raise SystemExit('run_tests: all ROS domains from 1 to 101 are in use on this machine')
+
+
+def run_pytest(name: str, arguments: Sequence[str], markers: str, report: Path) -> Outcome:
+    # Plugins are named because a sourced ROS brings some that do not start with this version of pytest.
+    # As a program, not as `python -m pytest`: that would put the source tree ahead of the install space.
+    command = [str(Path(sys.executable).with_name('pytest')), '-q', '-ra', '-p', 'timeout', '-p', 'hypothesispytest']
+    command += [f'--timeout={TEST_TIMEOUT_S}', '-m', markers, f'--junitxml={report}', *arguments]
+    with free_ros_domain() as domain:
+        environment = os.environ | {
+            'PYTEST_DISABLE_PLUGIN_AUTOLOAD': '1',
+            'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+            'ROS_DOMAIN_ID': str(domain),
+        }
+        print(f'\n==== {name} ====', flush=True)
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+        try:
+            status = process.wait(PROCESS_TIMEOUT_S)
+            ending = f'pytest ended with status {status}'
+        except subprocess.TimeoutExpired:
+            status, ending = 1, f'stopped after {PROCESS_TIMEOUT_S} s'
+        finally:
+            stop_group(process)
+    return read_report(name, report, status, ending)
+
+
+def stop_group(process: subprocess.Popen[bytes]) -> None:
+    """End what the tests left behind; normally there is nothing."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    process.wait()
+
+
+def read_report(name: str, report: Path, status: int, ending: str) -> Outcome:
+    if status == EXIT_NOTHING_SELECTED:
+        return Outcome(name, 0, 0, 0)
+    if not report.is_file():
+        return Outcome(name, 0, 1, 0, ending)
+    suites = list(ElementTree.parse(report).getroot().iter('testsuite'))
+    total, failures, errors, skipped = (
+        sum(int(suite.get(key, '0')) for suite in suites) for key in ('tests', 'failures', 'errors', 'skipped')
+    )
+    failed = failures + errors
+    passed = total - failed - skipped
+    if status != 0 and failed == 0:
+        return Outcome(name, passed, 1, skipped, ending)
+    return Outcome(name, passed, failed, skipped)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('tests', nargs='*', help='files or folders; all of test/ by default')
+    parser.add_argument('--slow', action='store_true', help='run the tests marked slow too')
+    options = parser.parse_args()
+    markers = '' if options.slow else 'not slow'
+    with tempfile.TemporaryDirectory(prefix='fisa_ros_tests_') as folder:
+        outcomes = [
+            run_pytest(name, arguments, markers, Path(folder, f'{index}.xml'))
+            for index, (name, arguments) in enumerate(split_into_processes(options.tests))
+        ]
+    print('\n==== summary ====')
+    for outcome in outcomes:
+        print(
+            f'{outcome.name:40} {outcome.passed:5} passed {outcome.failed:3} failed {outcome.skipped:3} skipped'
+            f'  {outcome.note}'.rstrip()
+        )
+    passed = sum(outcome.passed for outcome in outcomes)
+    failed = sum(outcome.failed for outcome in outcomes)
+    print(f'{passed} passed, {failed} failed', flush=True)
+    return 1 if failed or not passed else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

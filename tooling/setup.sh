@@ -1,0 +1,300 @@
+#!/bin/sh
+# Make .venv and build the ROS interfaces: everything that `make` needs. A second run finds nothing to do.
+#
+# Every step leaves a stamp that holds what it depends on, written only after the step succeeded. A step that changes
+# files in place first leaves a mark; the next run finds the mark of an interrupted step and starts that part afresh.
+#
+# `setup.sh clean` removes what it made.
+#
+# Exit codes: 3 no Python 3.12 · 4 system packages missing · 5 too little disk space · 6 package index not reachable
+# 7 installing Python packages failed · 8 build failed · 9 this machine or folder cannot be used
+set -eu
+
+ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+VENV=$ROOT/.venv
+STATE=$VENV/.fisa_ros
+REQUIREMENTS=$ROOT/tooling/requirements
+DISK_NEEDED_GB=10
+GL_PACKAGES='libegl1 libgl1-mesa-dri libosmesa6'
+
+say() { printf 'setup: %s\n' "$1"; }
+fail() {
+  printf 'setup: %s\n' "$2" >&2
+  exit "$1"
+}
+hash_of() { cat -- "$@" | sha256sum | cut -d ' ' -f 1; }
+stamped() { [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]; }
+# Moving first makes the removal one step: an interrupted one leaves no half of a folder under its old name.
+remove() {
+  for folder; do
+    rm -rf "$ROOT/.setup.trash"
+    [ ! -e "$folder" ] || mv "$folder" "$ROOT/.setup.trash"
+  done
+  rm -rf "$ROOT/.setup.trash"
+}
+
+# --- Which ROS -------------------------------------------------------------------------------------------------------
+
+choose_ros() {
+  if [ -z "${ROS_DISTRO:-}" ]; then
+    road=wheels
+    unset PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH
+    return
+  fi
+  road=ros:$ROS_DISTRO
+  if [ -z "${AMENT_PREFIX_PATH:-}" ]; then
+    [ -f "/opt/ros/$ROS_DISTRO/setup.sh" ] ||
+      fail 9 "ROS_DISTRO is '$ROS_DISTRO' but no ROS is sourced: source its setup.bash, or unset ROS_DISTRO to use wheels"
+    set +u
+    . "/opt/ros/$ROS_DISTRO/setup.sh"
+    set -u
+  fi
+}
+
+# --- Python ----------------------------------------------------------------------------------------------------------
+
+# A command of that name proves nothing (pyenv puts one on the PATH that only prints an error), so each one is run.
+runs() { "$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' >/dev/null 2>&1; }
+complete() {
+  "$1" -c '
+import ensurepip, pathlib, sys, sysconfig, venv
+sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").is_file())' >/dev/null 2>&1
+}
+
+find_python() {
+  python=${PYTHON:-}
+  if [ -n "$python" ]; then
+    runs "$python" || fail 3 "PYTHON=$python is not a working Python 3.12"
+    return
+  fi
+  for candidate in python3.12 python3 /usr/bin/python3.12 /usr/local/bin/python3.12 \
+    "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.12*/bin/python3.12 "$(pyenv root 2>/dev/null)"/versions/3.12*/bin/python3.12 \
+    "$HOME"/.local/share/uv/python/cpython-3.12*/bin/python3.12; do
+    runs "$candidate" || continue
+    if complete "$candidate"; then
+      python=$candidate
+      return
+    fi
+    python=${python:-$candidate}
+  done
+}
+
+# --- System packages -------------------------------------------------------------------------------------------------
+
+has_command() { command -v "$1" >/dev/null 2>&1; }
+has_library() { "$python" -c "import ctypes; ctypes.CDLL('$1')" >/dev/null 2>&1; }
+has_ros_package() {
+  (
+    IFS=:
+    for prefix in $AMENT_PREFIX_PATH; do
+      [ ! -e "$prefix/share/ament_index/resource_index/packages/$1" ] || exit 0
+    done
+    exit 1
+  )
+}
+apt_has() { has_command apt-cache && apt-cache show "$1" >/dev/null 2>&1; }
+
+list_missing() {
+  missing=
+  has_command cmake || missing="$missing cmake"
+  { has_command cc && has_command c++; } || missing="$missing g++"
+  if [ "$road" = wheels ]; then
+    find_python
+    if [ -z "$python" ]; then
+      missing="$missing python3.12 python3.12-dev python3.12-venv"
+    else
+      complete "$python" || missing="$missing python3.12-dev python3.12-venv"
+    fi
+  else
+    python=${PYTHON:-/usr/bin/python3}
+    complete "$python" || missing="$missing python3-dev python3-venv"
+    has_command colcon || missing="$missing python3-colcon-common-extensions"
+    for package in $(sed -n 's|.*<[a-z]*_*depend>\([a-z_]*\)</.*|\1|p' "$ROOT/package.xml"); do
+      has_ros_package "$package" || missing="$missing ros-$ROS_DISTRO-$(echo "$package" | tr _ -)"
+    done
+  fi
+  if [ -n "$python" ] && ! has_library libEGL.so.1 && ! has_library libOSMesa.so.8; then
+    missing="$missing $GL_PACKAGES"
+  fi
+  missing=${missing# }
+}
+
+apt_install() {
+  say "installing $1 with apt-get"
+  { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $1; } >&2 ||
+    fail 4 "apt-get failed; its message is above. Wanted: $1"
+}
+
+may_install() { [ "$(id -u)" = 0 ] && has_command apt-get; }
+
+require_system_packages() {
+  list_missing
+  if [ -n "$missing" ] && may_install; then
+    [ -n "$python" ] || { apt-get update -q >&2 && apt_has python3.12; } || fail_python
+    apt_install "$missing"
+    list_missing
+  fi
+  [ -n "$python" ] || apt_has python3.12 || fail_python
+  [ -z "$missing" ] || fail 4 "system packages are missing; run: sudo apt-get install -y $missing"
+}
+
+fail_python() {
+  fail 3 'no working Python 3.12 found: install one (`pyenv install 3.12`, or `uv python install 3.12`), or name it: make PYTHON=/path/to/python3.12'
+}
+
+# --- .venv -----------------------------------------------------------------------------------------------------------
+
+venv_is_good() {
+  [ -f "$STATE/venv" ] && [ ! -f "$STATE/installing" ] && "$VENV/bin/python" -c '' 2>/dev/null || return 1
+  read -r its_road its_root its_python <"$STATE/venv"
+  [ "$its_road $its_root" = "$road $ROOT" ] && [ "${PYTHON:-$its_python}" = "$its_python" ]
+}
+
+make_venv() {
+  say "making .venv with $("$python" -c 'import sys; print(sys.executable)')"
+  remove "$VENV"
+  require_disk
+  mkdir -p "$STATE"
+  touch "$VENV/COLCON_IGNORE"
+  if [ "$road" = wheels ]; then "$python" -m venv "$VENV"; else "$python" -m venv --system-site-packages "$VENV"; fi
+  echo "$road $ROOT $python" >"$STATE/venv"
+}
+
+free_gb() { df -Pk "$ROOT" | awk 'NR == 2 { print int($4 / 1048576) }'; }
+
+require_disk() {
+  [ "$(free_gb)" -ge "$DISK_NEEDED_GB" ] ||
+    fail 5 "$(free_gb) GB free in $ROOT, $DISK_NEEDED_GB GB needed for the Python packages (torch with CUDA is most of it)"
+}
+
+requirement_files() {
+  [ "$road" != wheels ] || echo "$REQUIREMENTS/ros.txt"
+  echo "$REQUIREMENTS/runtime.txt"
+  echo "$REQUIREMENTS/dev.txt"
+}
+
+require_index() {
+  "$VENV/bin/python" -m pip download -q --no-deps --no-cache-dir --retries 1 --timeout 20 -d "$VENV/tmp" \
+    "$(grep '^types-PyYAML' "$REQUIREMENTS/dev.txt")" >"$VENV/tmp/reach.log" 2>&1 ||
+    fail 6 "the Python package index cannot be reached (network, proxy or \`pip config\`?): $(tail -n 1 "$VENV/tmp/reach.log")"
+}
+
+install_wheels() {
+  # Downloads are unpacked here: a small /tmp is then no obstacle, and the disk check above counts them.
+  export TMPDIR="$VENV/tmp" PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_USER=0
+  mkdir -p "$TMPDIR"
+  require_index
+  say 'installing Python packages (3 GB to download, several minutes)'
+  touch "$STATE/installing"
+  quiet=-q
+  [ ! -t 1 ] || quiet=
+  "$VENV/bin/python" -m pip install $quiet $(requirement_files | sed 's/^/-r /') -c "$REQUIREMENTS/constraints.txt" || {
+    [ "$(free_gb)" -gt 0 ] || fail 5 "the disk of $ROOT is full"
+    fail 7 'pip failed; its message is above'
+  }
+  [ "$road" != wheels ] || "$VENV/bin/python" "$ROOT/tooling/patch_cmake.py"
+  rm -rf "$TMPDIR" "$STATE/gl"
+  unset TMPDIR
+  echo "$wheels_key" >"$STATE/wheels"
+  rm -f "$STATE/installing"
+}
+
+# --- Rendering without a screen --------------------------------------------------------------------------------------
+
+renders() {
+  MUJOCO_GL=$1 "$VENV/bin/python" -c '
+import mujoco
+model = mujoco.MjModel.from_xml_string("<mujoco/>")
+with mujoco.Renderer(model, 16, 16) as renderer:
+    renderer.render()' >/dev/null 2>&1
+}
+
+choose_gl() {
+  for gl in egl osmesa; do
+    if renders "$gl"; then
+      echo "$gl" >"$STATE/gl"
+      return
+    fi
+  done
+  return 1
+}
+
+require_gl() {
+  choose_gl && return
+  ! may_install || apt_install "$GL_PACKAGES"
+  choose_gl || fail 4 "nothing can render without a screen; run: sudo apt-get install -y $GL_PACKAGES"
+}
+
+# --- Interfaces ------------------------------------------------------------------------------------------------------
+
+# Contents of what is compiled, names of what is linked.
+build_inputs() {
+  (
+    cd "$ROOT"
+    find msg srv tooling/interfaces CMakeLists.txt package.xml -type f | LC_ALL=C sort | xargs sha256sum
+    find fisa_ros config launch models scripts -type f ! -name '*.pyc' | LC_ALL=C sort
+  )
+}
+
+build() {
+  say 'building the ROS interfaces (about a minute)'
+  export VIRTUAL_ENV="$VENV" PATH="$VENV/bin:$PATH"
+  packages=.
+  if [ "$road" = wheels ]; then
+    export AMENT_PREFIX_PATH="$VENV" CMAKE_PREFIX_PATH="$VENV"
+    packages='. tooling/interfaces/vision_msgs'
+  fi
+  if [ -f "$ROOT/build/.unfinished" ] || ! stamped "$ROOT/build/.made_with" "$prefix_key"; then
+    remove "$ROOT/build" "$ROOT/install"
+    mkdir -p "$ROOT/build"
+    echo "$prefix_key" >"$ROOT/build/.made_with"
+  fi
+  touch "$ROOT/build/.unfinished"
+  rm -f "$ROOT/install/.built"
+  # A link to a file that no longer exists would still be a module.
+  [ ! -d "$ROOT/install" ] || find "$ROOT/install" -xtype l -delete
+  (
+    cd "$ROOT"
+    unset MAKEFLAGS MAKELEVEL
+    COLCON_LOG_LEVEL=error colcon build --symlink-install --event-handlers desktop_notification- --paths $packages \
+      --cmake-args -DBUILD_TESTING=OFF -DCMAKE_BUILD_TYPE=Release "-DPython3_EXECUTABLE=$VENV/bin/python"
+  ) || {
+    [ $? -ge 128 ] || rm -f "$ROOT/build/.unfinished"
+    fail 8 'colcon build failed; its message is above, the whole log in log/latest_build/'
+  }
+  echo "$build_key" >"$ROOT/install/.built"
+  rm -f "$ROOT/build/.unfinished"
+}
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+[ "$(uname -s)" = Linux ] || fail 9 "this set-up needs Linux, not $(uname -s)"
+case $ROOT in *[[:space:]]*) fail 9 "the path of this folder contains a space, which CMake's ROS macros do not survive: $ROOT" ;; esac
+[ ! -d "$VENV" ] || [ -d "$STATE" ] || fail 9 "$VENV was not made by this set-up: move it away"
+if has_command flock; then
+  exec 9>"$ROOT/.setup.lock"
+  flock -n 9 || {
+    say 'waiting for another set-up in this folder'
+    flock 9
+  }
+fi
+
+if [ "${1:-}" = clean ]; then
+  remove "$VENV" "$ROOT/build" "$ROOT/install" "$ROOT/log"
+  exit
+fi
+
+choose_ros
+wheels_key="$road $(hash_of $(requirement_files) "$REQUIREMENTS/constraints.txt" "$ROOT/tooling/patch_cmake.py")"
+prefix_key="$ROOT $wheels_key"
+build_key="$prefix_key $(build_inputs | sha256sum | cut -d ' ' -f 1)"
+
+if ! venv_is_good || ! stamped "$STATE/wheels" "$wheels_key" || ! [ -f "$STATE/gl" ] ||
+  ! stamped "$ROOT/install/.built" "$build_key"; then
+  require_system_packages
+  venv_is_good || make_venv
+  stamped "$STATE/wheels" "$wheels_key" || install_wheels
+  [ -f "$STATE/gl" ] || require_gl
+  stamped "$ROOT/install/.built" "$build_key" || build
+  say 'done'
+fi
