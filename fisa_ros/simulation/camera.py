@@ -1,17 +1,19 @@
 """A camera that walks through a simulated room and sees colour, depth and the exact panoptic truth."""
 
 import cv2
-import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
 from fisa_ros.core.results import Segment
+from fisa_ros.simulation.opengl import mujoco
 from fisa_ros.simulation.room import STYLES, Room, make_room
 from fisa_ros.simulation.scene import FIELD_OF_VIEW_DEG, Scene, build_scene
 
 SCENES = ('room', *STYLES)
 MIN_SEGMENT_SHARE = 2e-4
 _MAX_TURN_RAD_S = 0.7
+_PLACE_SPACING_M = 0.1
+_GOAL_TRIES = 50
 
 
 class SceneRenderer:
@@ -84,8 +86,8 @@ class SceneRenderer:
 
 def free_positions(room: Room, *, clearance_m: float = 0.35) -> NDArray[np.float64]:
     """Return `(n, 2)` floor positions (m) at least `clearance_m` from walls and from standing furniture."""
-    xs = np.arange(-room.size[0] / 2 + clearance_m, room.size[0] / 2 - clearance_m, 0.1)
-    ys = np.arange(-room.size[1] / 2 + clearance_m, room.size[1] / 2 - clearance_m, 0.1)
+    xs = np.arange(-room.size[0] / 2 + clearance_m, room.size[0] / 2 - clearance_m, _PLACE_SPACING_M)
+    ys = np.arange(-room.size[1] / 2 + clearance_m, room.size[1] / 2 - clearance_m, _PLACE_SPACING_M)
     points = np.stack(np.meshgrid(xs, ys, indexing='ij'), -1).reshape(-1, 2)
     free = np.ones(len(points), bool)
     for placement in room.placements:
@@ -136,7 +138,7 @@ class SceneCamera:
         self._renderer = SceneRenderer(build_scene(room, size_wh), size_wh)
         self._speed = speed_m_s
         self._position, self._yaw, self._pitch = view_pose(self._rng, room, self._places)
-        self._goal = view_pose(self._rng, room, self._places)
+        self._goal = self._next_goal()
         self._renderer.look(self._position, self._yaw, self._pitch)
 
     @property
@@ -156,8 +158,18 @@ class SceneCamera:
         self._yaw += float(np.clip(turn, -_MAX_TURN_RAD_S * dt_s, _MAX_TURN_RAD_S * dt_s))
         self._pitch += float(np.clip(goal_pitch - self._pitch, -0.3 * dt_s, 0.3 * dt_s))
         if distance < 0.05 and abs(turn) < 0.05:
-            self._goal = view_pose(self._rng, self._room, self._places)
+            self._goal = self._next_goal()
         self._renderer.look(self._position, self._yaw, self._pitch)
+
+    def _next_goal(self) -> tuple[NDArray[np.float64], float, float]:
+        """Draw a pose that can be reached on a straight way past the furniture; the last drawn if none can."""
+        for _ in range(_GOAL_TRIES):
+            goal = view_pose(self._rng, self._room, self._places)
+            way = np.linspace(self._position[:2], goal[0][:2], 25)
+            nearest = np.linalg.norm(way[:, None] - self._places, axis=-1).min(1)
+            if nearest.max() < _PLACE_SPACING_M:
+                break
+        return goal
 
     def color(self) -> NDArray[np.uint8]:
         """Return `(H, W, 3)` uint8 rgb of what the camera sees now."""

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
 from fisa_ros.simulation.categories import CATEGORY_BY_NAME, Category
 from fisa_ros.simulation.furniture import Part
 from fisa_ros.simulation.materials import TEXTURE_SIZE, Material
+from fisa_ros.simulation.opengl import mujoco
 from fisa_ros.simulation.room import Room
 
 CAMERA_BODY = 'camera'
@@ -117,14 +117,15 @@ def _add_shell(builder: _Builder, room: Room) -> None:
     world = builder.spec.worldbody
     turn = np.pi / 2
     thick = 0.1
+    # Slabs overlap at the edges: where they only touch, single pixels see through.
     # The texture lies in a geometry's own x-y plane, so every surface is a slab whose z axis is its normal.
     slabs = [
-        ('floor', room.floor, (width, depth), (0, 0, -thick / 2), (0, 0, 0)),
-        ('ceiling', room.ceiling, (width, depth), (0, 0, height + thick / 2), (0, 0, 0)),
-        ('wall', room.wall, (width + 2 * thick, height), (0, (depth + thick) / 2, height / 2), (turn, 0, 0)),
-        ('wall', room.wall, (width + 2 * thick, height), (0, -(depth + thick) / 2, height / 2), (turn, 0, 0)),
-        ('wall', room.wall, (depth, height), ((width + thick) / 2, 0, height / 2), (turn, 0, turn)),
-        ('wall', room.wall, (depth, height), (-(width + thick) / 2, 0, height / 2), (turn, 0, turn)),
+        ('floor', room.floor, (width + thick, depth + thick), (0, 0, -thick / 2), (0, 0, 0)),
+        ('ceiling', room.ceiling, (width + thick, depth + thick), (0, 0, height + thick / 2), (0, 0, 0)),
+        ('wall', room.wall, (width + 2 * thick, height + thick), (0, (depth + thick) / 2, height / 2), (turn, 0, 0)),
+        ('wall', room.wall, (width + 2 * thick, height + thick), (0, -(depth + thick) / 2, height / 2), (turn, 0, 0)),
+        ('wall', room.wall, (depth + thick, height + thick), ((width + thick) / 2, 0, height / 2), (turn, 0, turn)),
+        ('wall', room.wall, (depth + thick, height + thick), (-(width + thick) / 2, 0, height / 2), (turn, 0, turn)),
     ]
     for name, material, (x, y), position, euler in slabs:
         builder.add(world, Part('box', (x, y, thick), position, material, euler), builder.instance(name))

@@ -28,14 +28,14 @@ _LOG_LINES = 15
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, 1 if the demo failed or was a disappointment, 130 if it was interrupted."""
+    """Run the command line; return 0, 1 if something went wrong, 130 if interrupted."""
     options = _options(_parser().parse_args(arguments))
     signal.signal(signal.SIGTERM, _interrupt)
-    _clear(options.out)
     try:
+        _clear(options.out)
         record = record_demo(options, demo_phases())
         failures = _report(record, options.out)
-    except FisaError as error:
+    except (FisaError, OSError) as error:
         failures = [str(error)]
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
@@ -50,10 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog='python -m fisa_ros.tools.demo', description=__doc__)
     parser.add_argument('--short', action='store_true', help=f'stream for {SHORT_SECONDS:.0f} s only')
-    parser.add_argument('--seconds', type=float, help=f'length of the stream (default: {SECONDS:.0f})')
+    parser.add_argument('--seconds', type=_seconds, help=f'length of the stream (default: {SECONDS:.0f})')
     parser.add_argument('--seed', type=int, default=1, help='number of the simulated room (default: %(default)s)')
     parser.add_argument('--rate-hz', type=float, default=10.0, help='images per second (default: %(default)s)')
-    parser.add_argument('--size', default='640x480', help='of the camera images (default: %(default)s)')
+    parser.add_argument('--size', type=_size_wh, default='640x480', help='of the images (default: %(default)s)')
     parser.add_argument('--out', type=Path, default=Path('out/demo'), help='folder to write (default: %(default)s)')
     parser.add_argument('--model', default='fisa-tiny', help='name or manifest of the model (default: %(default)s)')
     parser.add_argument('--backend', choices=BACKENDS, default='auto')
@@ -62,21 +62,34 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _options(given: argparse.Namespace) -> DemoOptions:
-    width, _, height = given.size.partition('x')
     return DemoOptions(
         seconds=given.seconds or (SHORT_SECONDS if given.short else SECONDS),
         seed=given.seed,
         rate_hz=given.rate_hz,
-        size_wh=(int(width), int(height)),
+        size_wh=given.size,
         out=given.out,
         node={'model': given.model, 'backend': given.backend, 'device': given.device},
     )
 
 
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 1.0 <= value <= 3600.0:
+        raise argparse.ArgumentTypeError(f'{text} is not in 1..3600')
+    return value
+
+
+def _size_wh(text: str) -> tuple[int, int]:
+    width, _, height = text.partition('x')
+    if not (width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f'{text!r} is not of the form 640x480')
+    return int(width), int(height)
+
+
 def _clear(out: Path) -> None:
     """Remove what an earlier demo wrote: nothing old may be taken for a result of this one."""
     out.mkdir(parents=True, exist_ok=True)
-    for pattern in ('*.png', '*.gif', 'summary.json', 'logs/*.log'):
+    for pattern in ('change_[0-9]_*.png', 'demo.gif', 'summary.json', 'logs/*_node.log'):
         for path in out.glob(pattern):
             path.unlink()
 
@@ -100,7 +113,7 @@ def _report(record: DemoRecord, out: Path) -> list[str]:
 
 
 def _show_logs(folder: Path) -> None:
-    for path in sorted(folder.glob('*.log')):
+    for path in sorted(folder.glob('*_node.log')):
         lines = path.read_text(encoding='utf-8', errors='replace').splitlines()[-_LOG_LINES:]
         print(f'--- end of {path}', *lines, sep='\n', file=sys.stderr)
 

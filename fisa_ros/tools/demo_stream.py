@@ -10,7 +10,7 @@ from typing import Self
 
 from tqdm import tqdm
 
-from fisa_ros.node.stream_recorder import StreamRecorder
+from fisa_ros.node.stream_recorder import Status, StreamRecorder
 from fisa_ros.tools.demo_phases import Phase
 from fisa_ros.tools.demo_record import DemoError, DemoOptions, DemoRecord, PhaseRecord, Picture
 from fisa_ros.tools.node_process import NodeProcess
@@ -57,6 +57,7 @@ class _Stage:
         self._recorder = recorder
         self._camera = camera
         self._node = node
+        recorder.watch = self._check_processes
 
     def play(self, phases: Sequence[Phase]) -> DemoRecord:
         recorder, frames = self._recorder, self._recorder.frames
@@ -64,9 +65,9 @@ class _Stage:
         start_s = time.monotonic() - self._node.started_s
         print(f'segment node active after {start_s:.1f} s')
         self._wait(lambda: frames.answered > 0, _SILENCE_TIMEOUT_S, 'no frame was answered')
+        self._wait(lambda: frames.is_complete, _SILENCE_TIMEOUT_S, "the camera's truth did not arrive")
         records = [self._change(phases[0])]
-        before = self._read_counts()
-        duplicates, start_ns, began_s = frames.duplicates, recorder.now_ns(), time.monotonic()
+        before, duplicates, began_s = self._read_status(), frames.duplicates, time.monotonic()
         with _Progress(self._seconds, lambda: frames.answered) as progress:
             for index, phase in enumerate(phases):
                 if index:
@@ -74,22 +75,25 @@ class _Stage:
                 progress.say(str(records[-1]))
                 end_s = began_s + self._seconds * (index + 1) / len(phases)
                 self._stream(progress, end_s, is_first=index == 0, is_last=index == len(phases) - 1)
-        end_ns, seconds = recorder.now_ns(), time.monotonic() - began_s
+        after = self._read_status()
+        # The camera sends the truth after the image: its last frame of the window shall be complete.
+        time.sleep(_DRAIN_S)
         exit_codes = {self._camera.name: self._camera.stop()}
         self._drain()
-        after = self._read_counts()
         exit_codes[self._node.name] = self._node.stop()
+        # The window lies between two reports of the node, so that its counts are those of the window.
+        start_ns, end_ns = before.stamp_ns, after.stamp_ns
         return DemoRecord(
             phases=tuple(records),
             frames=frames.frames(start_ns, end_ns),
             frames_in=len(frames.camera_stamps(start_ns, end_ns)),
-            seconds=seconds,
+            seconds=(end_ns - start_ns) * 1e-9,
             start_s=start_s,
-            dropped=after['dropped'] - before['dropped'],
-            refused=after['refused'] - before['refused'],
-            skipped=int(recorder.diagnostics.get(_CAMERA_STATUS, {}).get('skipped', 0)),
+            dropped=int(after.values['dropped']) - int(before.values['dropped']),
+            refused=int(after.values['refused']) - int(before.values['refused']),
+            skipped=int(recorder.diagnostics[_CAMERA_STATUS].values['skipped']),
             wrong_stamps=len(frames.strangers(start_ns)) + frames.duplicates - duplicates,
-            node={key: recorder.diagnostics[_MODEL_STATUS][key] for key in ('model', 'backend', 'device')},
+            node={key: recorder.diagnostics[_MODEL_STATUS].values[key] for key in ('model', 'backend', 'device')},
             pictures=[Picture(stamp, frames.version_at(stamp), image) for stamp, image in recorder.overlays],
             exit_codes=exit_codes,
         )
@@ -118,7 +122,7 @@ class _Stage:
                 return
             is_after_change = not is_first and now_s < began_s + _PICTURES_S
             is_before_change = not is_last and now_s > end_s - _PICTURES_S
-            recorder.keeps_overlays = is_after_change or is_before_change or not has_picture
+            recorder.collect_overlays(is_after_change or is_before_change or not has_picture)
             if recorder.frames.answered > answered:
                 alive_s, answered = now_s, recorder.frames.answered
             if now_s > max(alive_s, end_s if not has_picture else alive_s) + _SILENCE_TIMEOUT_S:
@@ -135,12 +139,15 @@ class _Stage:
                 answered, since_s = self._recorder.frames.answered, time.monotonic()
             time.sleep(_POLL_S)
 
-    def _read_counts(self) -> dict[str, int]:
-        """Return the node's own counts, not older than this call."""
-        diagnostics = self._recorder.diagnostics
-        diagnostics.pop(_STREAM_STATUS, None)
-        self._wait(lambda: _STREAM_STATUS in diagnostics, _SILENCE_TIMEOUT_S, 'the segment node sent no diagnostics')
-        return {key: int(diagnostics[_STREAM_STATUS][key]) for key in ('dropped', 'refused')}
+    def _read_status(self) -> Status:
+        """Return the node's own counts, made after this call."""
+        called_ns, diagnostics = self._recorder.now_ns(), self._recorder.diagnostics
+        self._wait(
+            lambda: _STREAM_STATUS in diagnostics and diagnostics[_STREAM_STATUS].stamp_ns > called_ns,
+            _SILENCE_TIMEOUT_S,
+            'the segment node sent no diagnostics',
+        )
+        return diagnostics[_STREAM_STATUS]
 
     def _wait(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
         deadline_s = time.monotonic() + timeout_s
@@ -151,6 +158,9 @@ class _Stage:
 
     def _pause(self) -> None:
         time.sleep(_POLL_S)
+        self._check_processes()
+
+    def _check_processes(self) -> None:
         for process in (self._camera, self._node):
             if process.exit_code is not None and not process.is_stopped:
                 raise DemoError(f'{process.name} ended with exit code {process.exit_code}')

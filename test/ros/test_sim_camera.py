@@ -1,12 +1,14 @@
 """The simulated camera as a process of its own."""
 
 from pathlib import Path
+import signal
 
 from diagnostic_msgs.msg import DiagnosticArray
-from fisa_ros.msg import SegmentArray
 import numpy as np
 import pytest
 from sensor_msgs.msg import CameraInfo, Image
+
+from fisa_ros.msg import SegmentArray
 
 EXECUTABLE = Path(__file__).absolute().parents[2] / 'scripts' / 'sim_camera_node'
 TOPICS = {
@@ -44,7 +46,7 @@ def sets(start_camera, client):
     heard = {topic: client.listen(topic, kind) for topic, kind in TOPICS.items()}
 
     def complete():
-        stamps = set.intersection(*(by_stamp(messages).keys() for messages in heard.values()))
+        stamps = set.intersection(*(set(by_stamp(messages)) for messages in heard.values()))
         return [{topic: by_stamp(messages)[stamp] for topic, messages in heard.items()} for stamp in sorted(stamps)]
 
     client.spin_until(lambda: len(complete()) >= 5)
@@ -85,8 +87,9 @@ def test_pictures_show_a_room_and_move(sets):
     assert (first != last).any()
     for messages in sets:
         depth = pixels(messages['depth'])
-        assert np.isfinite(depth).all()
-        assert 0.0 < depth.min() < depth.max() < 30.0
+        assert depth.min() > 0.0
+        # Between two walls a single pixel may see through.
+        assert (depth > 30.0).mean() < 1e-4
 
 
 def test_calibration_is_that_of_the_simulated_camera(sets):
@@ -140,9 +143,10 @@ def test_bad_parameter_ends_the_node_with_the_reason(start_camera, parameters, r
     assert reason in process.log
 
 
-def test_interrupt_ends_the_node_cleanly(start_camera, client):
-    process = start_camera()
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_the_node_cleanly(start_camera, client, number):
+    process = start_camera(rate_hz='60.0')
     images = client.listen('image', Image)
     client.spin_until(lambda: len(images) >= 2)
-    assert process.interrupt() == 0
+    assert process.interrupt(number) == 0
     assert 'Traceback' not in process.log

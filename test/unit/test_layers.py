@@ -36,7 +36,7 @@ ALLOWED = {
     'open_clip': ('networks', 'training'),
     'rclpy': ('node',),
     'tensorrt': ('runtime',),
-    'torch': ('networks', 'runtime/torch_backend.py', 'training'),
+    'torch': ('networks', 'runtime/torch_backend.py', 'runtime/torch_device.py', 'training'),
     'torchvision': ('networks', 'training'),
     'transformers': ('networks', 'training'),
 }

@@ -78,7 +78,7 @@ def test_intrinsics_project_the_depth_of_a_plane(camera):
 
 def test_the_camera_moves_smoothly_and_ids_stay(camera):
     first, (before, segments) = camera.color(), camera.truth()
-    camera.step(0.05)
+    camera.step(0.02)
     after, later = camera.truth()
     assert (camera.color() != first).any()
     assert np.mean(before == after) > 0.85

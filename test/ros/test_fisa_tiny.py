@@ -1,0 +1,71 @@
+"""The shipped model in the shipped node."""
+
+from pathlib import Path
+import shutil
+
+from fisa_ros.core.manifest import load_manifest
+from fisa_ros.core.resources import share_dir
+from fisa_ros.core.vocabulary import VocabularyRequest
+from fisa_ros.msg import SegmentArray
+import pytest
+from sensor_msgs.msg import Image
+
+SEGMENT_NODE = Path(__file__).absolute().parents[2] / 'scripts' / 'segment_node'
+START_TIMEOUT_S = 120.0
+
+
+@pytest.fixture
+def copied_model(tmp_path: Path) -> Path:
+    """A copy of the shipped manifest and its weights."""
+    manifest = tmp_path / 'fisa-tiny.yaml'
+    shutil.copy(share_dir() / 'models' / 'fisa-tiny.yaml', manifest)
+    shutil.copy(load_manifest('fisa-tiny').weights.path, tmp_path)
+    return manifest
+
+
+def test_images_and_words_go_in_and_labelled_pixels_come_out(client, start_node, stripes) -> None:
+    node = start_node(executable=SEGMENT_NODE, device='cpu')
+    node.wait_for_log('active', START_TIMEOUT_S)
+    indoor = VocabularyRequest.parse('indoor')
+    assert client.get_vocabulary().classes == list(indoor.classes)
+    outputs = {name: client.listen(f'segmentation/{name}', Image) for name in ('mask', 'instances', 'overlay')}
+    segments = client.listen('segmentation/segments', SegmentArray)
+    image = stripes((480, 640))
+    client.publish_until(lambda: segments and all(outputs.values()), image)
+    assert all((m.height, m.width) == (480, 640) for messages in outputs.values() for m in messages)
+    assert {m.vocabulary_version for m in segments} == {1}
+
+    answer = client.set_vocabulary('cat', 'dog', 'grass, lawn')
+    assert answer.success, answer.message
+    segments.clear()
+    client.publish_until(lambda: segments and segments[-1].vocabulary_version == 2, image)
+    assert node.interrupt() == 0
+    assert 'Traceback' not in node.log
+
+
+@pytest.mark.parametrize('damage', ['missing', 'truncated', 'flipped', 'not weights at all'])
+def test_damaged_weights_keep_the_node_from_starting(start_node, copied_model, damage) -> None:
+    weights = copied_model.with_name('fisa-tiny.safetensors')
+    content = bytearray(weights.read_bytes())
+    if damage == 'missing':
+        weights.unlink()
+    elif damage == 'truncated':
+        weights.write_bytes(content[:-1000])
+    elif damage == 'flipped':
+        content[len(content) // 2] ^= 1
+        weights.write_bytes(content)
+    else:
+        weights.write_text('<html>not found</html>')
+    node = start_node(executable=SEGMENT_NODE, model=str(copied_model), device='cpu')
+    assert node.wait(START_TIMEOUT_S) == 1
+    assert [line for line in node.log.splitlines() if 'cannot configure' in line and str(weights) in line], node.log
+    assert 'Traceback' not in node.log
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(client, start_node, tmp_path) -> None:
+    cache = tmp_path / 'cache'
+    cache.write_text('a file where the folder should be')
+    node = start_node(executable=SEGMENT_NODE, device='cpu', environment={'XDG_CACHE_HOME': str(cache)})
+    node.wait_for_log('active', START_TIMEOUT_S)
+    assert [line for line in node.log.splitlines() if '[WARN]' in line and str(cache) in line], node.log
+    assert client.set_vocabulary('cat', 'dog').success
