@@ -16,7 +16,7 @@ _fisa_enter() {
   fi
   read -r _fisa_ros _fisa_rest <"$_fisa_root/.venv/.fisa_ros/venv"
   if [ "$_fisa_ros" != "${ROS_DISTRO:+ros:}${ROS_DISTRO:-wheels}" ]; then
-    echo "env.sh: set up for '$_fisa_ros', but ROS_DISTRO is '${ROS_DISTRO:-}': run make setup in this shell" >&2
+    echo "env.sh: set up for $_fisa_ros, but ROS_DISTRO is '${ROS_DISTRO:-}': source that ROS, or run make setup here" >&2
     return 1
   fi
   . "$_fisa_root/.venv/bin/activate" || return

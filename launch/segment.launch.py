@@ -1,75 +1,73 @@
-"""Start the segmentation node, and rviz2 if asked for."""
+"""Start the segment node, and rviz2 if asked for.
 
+Every parameter of the node is an argument of the same name. An argument wins over `params_file`; left empty, it leaves
+the value to the file.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable, Shutdown
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.conditions import IfCondition
-from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
-from launch_ros.substitutions import FindPackageShare
 
-# Parameters of the node that are launch arguments too; one that is not given leaves the word to the parameter file.
-PARAMETERS = {
-    'model': (str, 'name of a shipped model, or path of a manifest'),
-    'backend': (str, 'auto, torch, onnxruntime or tensorrt'),
-    'device': (str, 'auto, cpu or cuda:0'),
-    'vocabulary': (str, '"cat; dog; grass, lawn", path of a YAML file, or name of a shipped vocabulary'),
-    'mask_encoding': (str, 'mono8 or mono16'),
-    'score_threshold': (float, 'drop segments whose class is less probable'),
-    'mask_threshold': (float, 'drop pixels that belong less probably to their segment'),
-    'overlap_threshold': (float, 'drop segments of which less remains visible behind others'),
-    'id_quarantine_s': (float, 'time for which the id of a removed word rests'),
-    'autostart': (bool, 'configure and activate at start'),
-    'use_sim_time': (bool, 'take the time from /clock'),
-}
+from fisa_ros.node.parameters import rules
+from fisa_ros.node.segment_parameters import SegmentParameters
 
-
-def shared(*parts: str) -> PathJoinSubstitution:
-    return PathJoinSubstitution([FindPackageShare('fisa_ros'), *parts])
-
-
-def segment_node(context: LaunchContext) -> list[Node]:
-    values = {name: LaunchConfiguration(name).perform(context) for name in PARAMETERS}
-    given = {name: ParameterValue(text, value_type=PARAMETERS[name][0]) for name, text in values.items() if text}
-    return [
-        Node(
-            package='fisa_ros',
-            executable='segment_node',
-            name='segment',
-            namespace=LaunchConfiguration('namespace'),
-            parameters=[LaunchConfiguration('params_file'), given],
-            remappings=[('image', LaunchConfiguration('image'))],
-            arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
-            output='screen',
-            on_exit=Shutdown(reason='the segmentation node has ended'),
-        )
-    ]
+CONFIG = Path(get_package_share_directory('fisa_ros')) / 'config'
+PROFILES = 'FASTRTPS_DEFAULT_PROFILES_FILE'
+ARGUMENTS = {
+    'namespace': ('', 'Namespace of all topics and services.'),
+    'image': ('image', 'Topic of the camera images.'),
+    'params_file': (str(CONFIG / 'fisa.yaml'), 'File with parameters of the node.'),
+    'use_sim_time': ('false', 'Take the time from /clock.'),
+    'log_level': ('info', 'Least severity to log.'),
+    'rviz': ('false', 'Start rviz2 too.'),
+} | {name: ('', rule.description) for name, rule in rules(SegmentParameters).items()}
 
 
 def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
-            DeclareLaunchArgument('namespace', default_value='', description='in front of node and topics'),
-            DeclareLaunchArgument('image', default_value='image', description='topic of the camera images'),
-            DeclareLaunchArgument('params_file', default_value=shared('config', 'fisa.yaml')),
-            DeclareLaunchArgument('log_level', default_value='info', description='debug, info, warn or error'),
-            DeclareLaunchArgument('rviz', default_value='false', description='start rviz2 as well'),
             *(
-                DeclareLaunchArgument(name, default_value='', description=f'{text} (default: the parameter file)')
-                for name, (_, text) in PARAMETERS.items()
+                DeclareLaunchArgument(name, default_value=default, description=description)
+                for name, (default, description) in ARGUMENTS.items()
             ),
-            # Fast DDS's defaults lose nearly all images between two processes.
-            SetEnvironmentVariable(
-                'FASTRTPS_DEFAULT_PROFILES_FILE',
-                EnvironmentVariable('FASTRTPS_DEFAULT_PROFILES_FILE', default_value=shared('config', 'fastdds.xml')),
-            ),
-            OpaqueFunction(function=segment_node),
+            # With the defaults of Fast DDS nearly all images are lost between two processes.
+            SetEnvironmentVariable(PROFILES, EnvironmentVariable(PROFILES, default_value=str(CONFIG / 'fastdds.xml'))),
+            OpaqueFunction(function=lambda context: [segment(context)]),
             Node(
                 package='rviz2',
                 executable='rviz2',
                 namespace=LaunchConfiguration('namespace'),
-                arguments=['-d', shared('config', 'segment.rviz')],
+                arguments=['-d', str(CONFIG / 'segment.rviz')],
+                parameters=[{'use_sim_time': LaunchConfiguration('use_sim_time')}],
                 condition=IfCondition(LaunchConfiguration('rviz')),
             ),
         ]
+    )
+
+
+def segment(context: LaunchContext) -> Node:
+    given = {
+        name: ParameterValue(LaunchConfiguration(name), value_type=type(default))
+        for name, default in asdict(SegmentParameters()).items()
+        if LaunchConfiguration(name).perform(context)
+    }
+    return Node(
+        package='fisa_ros',
+        executable='segment_node',
+        name='segment',
+        namespace=LaunchConfiguration('namespace'),
+        output='screen',
+        ros_arguments=['--log-level', LaunchConfiguration('log_level')],
+        remappings=[('image', LaunchConfiguration('image'))],
+        parameters=[
+            LaunchConfiguration('params_file'),
+            {'use_sim_time': LaunchConfiguration('use_sim_time')} | given,
+        ],
     )

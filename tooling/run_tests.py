@@ -48,8 +48,8 @@ def split_into_processes(selected: Sequence[str]) -> Iterator[tuple[str, list[st
 
 def run_pytest(name: str, arguments: Sequence[str], markers: str, report: Path) -> Outcome:
     # Plugins are named because a sourced ROS brings some that do not start with this version of pytest.
-    # As a program, not as `python -m pytest`: that would put the source tree ahead of the install space.
-    command = [str(Path(sys.executable).with_name('pytest')), '-q', '-ra', '-p', 'timeout', '-p', 'hypothesispytest']
+    # -P keeps the source tree from hiding the install space.
+    command = [sys.executable, '-P', '-m', 'pytest', '-q', '-ra', '-p', 'timeout', '-p', 'hypothesispytest']
     command += [f'--timeout={TEST_TIMEOUT_S}', '-m', markers, f'--junitxml={report}', *arguments]
     with reserved_domain() as domain_id:
         environment = os.environ | domain_environment(domain_id) | {'PYTEST_DISABLE_PLUGIN_AUTOLOAD': '1'}

@@ -107,6 +107,8 @@ list_missing() {
     fi
   else
     python=${PYTHON:-/usr/bin/python3}
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null ||
+      fail 9 "ROS 2 $ROS_DISTRO runs on a Python before 3.12: Jazzy or a later one is needed"
     complete "$python" || missing="$missing python3-dev python3-venv"
     has_command colcon || missing="$missing python3-colcon-common-extensions"
     for package in $(sed -n 's|.*<[a-z]*_*depend>\([a-z_]*\)</.*|\1|p' "$ROOT/package.xml"); do

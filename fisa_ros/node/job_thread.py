@@ -58,7 +58,6 @@ class JobThread:
         answer = self._submit(job, lambda: None)
         while not futures.wait([answer], timeout=_POLL_S).done:
             if is_shut_down():
-                # As after SIGINT; rclpy would catch an Exception in a transition, and then fail to publish its end.
                 raise KeyboardInterrupt
         return answer.result()
 

@@ -1,16 +1,19 @@
 """The node `segment`: images and words in, labelled pixels out."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 import logging
 import os
+import signal
 import sys
 
 from diagnostic_msgs.msg import DiagnosticArray
 import rclpy
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.signals import SignalHandlerOptions, install_signal_handlers
+from rclpy.signals import SignalHandlerOptions, install_signal_handlers, uninstall_signal_handlers
 from rclpy.utilities import try_shutdown
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool
@@ -110,12 +113,16 @@ class SegmentNode(LifecycleNode):
         """Load the model, encode the vocabulary, warm up and create the outputs."""
         parameters = self.parameters
         _log.info(f'loading {parameters.model}')
-        in_use = self._jobs.run(
-            lambda: self._words.load(lambda: self._segmenter_factory(parameters), parameters.vocabulary),
-            self._is_shut_down,
-        )
-        for stream in self._streams:
-            stream.open_outputs()
+        with ExitStack() as undo:
+            # Opened first, the outputs have found their listeners when the first result is there.
+            for stream in self._streams:
+                undo.callback(stream.close_outputs)
+                stream.open_outputs()
+            in_use = self._jobs.run(
+                lambda: self._words.load(lambda: self._segmenter_factory(parameters), parameters.vocabulary),
+                self._is_shut_down,
+            )
+            undo.pop_all()
         backend, vocabulary = in_use.segmenter.backend, in_use.vocabulary
         _log.info(
             f'{in_use.segmenter.manifest.name} on {backend.name} ({backend.device}), vocabulary version '
@@ -239,6 +246,11 @@ def run(args: list[str] | None = None, segmenter_factory: SegmenterFactory = loa
             code = 1
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except RCLError:
+        # A signal can end the context between any two calls.
+        if node.context.ok():
+            raise
+    _ignore_signals()
     executor.shutdown()
     is_idle = node.end()
     try_shutdown()
@@ -246,6 +258,13 @@ def run(args: list[str] | None = None, segmenter_factory: SegmenterFactory = loa
         # A thread inside a library cannot be asked to stop, and ending Python below its feet may crash.
         os._exit(code)
     return code
+
+
+def _ignore_signals() -> None:
+    # Ctrl-C in a terminal reaches a node twice, directly and through `ros2 launch`; the end is on its way already.
+    uninstall_signal_handlers()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def main() -> None:

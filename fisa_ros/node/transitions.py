@@ -28,7 +28,10 @@ def transition[N: LifecycleNode](
         except FisaError as error:
             _log.error(f'cannot {name}: {error}')
             return TransitionCallbackReturn.FAILURE
-        except Exception:
+        except Exception as error:
+            if not node.context.ok():
+                # Nothing works in a process that is about to end. rclpy would catch an Exception and try to go on.
+                raise KeyboardInterrupt from error
             _log.exception(f'{name} failed')
             return TransitionCallbackReturn.ERROR
         return TransitionCallbackReturn.SUCCESS

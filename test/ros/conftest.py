@@ -130,10 +130,9 @@ class Client:
             self.spin_until(lambda: self.node.count_publishers(subscription.topic_name) > 0)
         return messages
 
-    def start_call(self, service: str, request: Any, srv_type: Any = None) -> Any:
-        srv_type = srv_type or type(request).__module__ and SERVICES[service]
+    def start_call(self, service: str, request: Any) -> Any:
         if service not in self._clients:
-            self._clients[service] = self.node.create_client(srv_type, service)
+            self._clients[service] = self.node.create_client(SERVICES[service], service)
             self.spin_until(self._clients[service].service_is_ready)
         return self._clients[service].call_async(request)
 
@@ -204,7 +203,8 @@ SERVICES = {
 
 @pytest.fixture(scope='session', autouse=True)
 def ros_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
-    os.environ['ROS_DOMAIN_ID'] = str(find_free_domain())
+    if 'ROS_DOMAIN_ID' not in os.environ:
+        os.environ['ROS_DOMAIN_ID'] = str(find_free_domain())
     os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
     os.environ['FASTRTPS_DEFAULT_PROFILES_FILE'] = str(ROOT / 'config' / 'fastdds.xml')
     os.environ['XDG_CACHE_HOME'] = str(tmp_path_factory.mktemp('cache'))

@@ -57,7 +57,7 @@ def test_the_node_goes_on_after_each_and_counts_them(client, start_node, colours
         status = next(s for s in reports[-1].status if s.name.endswith('/image'))
         return next(int(pair.value) for pair in status.values if pair.key == 'refused')
 
-    client.spin_until(lambda: refused() == len(BAD_IMAGES))
+    client.spin_until(lambda: reports and refused() == len(BAD_IMAGES))
     assert all(m.header.stamp.sec == 0 for m in masks)
     assert node.log.count('refused') == 1, 'the errors were not throttled'
 

@@ -112,3 +112,14 @@ def test_a_signal_ends_the_node_cleanly(client, start_node, colours, moment, num
     assert time.monotonic() - started_s < EXIT_LIMIT_S
     assert 'Traceback' not in node.log
     assert 'terminate called' not in node.log
+
+
+def test_a_second_signal_does_not_disturb_the_end(client, start_node, colours) -> None:
+    node = start_node('--segment-s', '0.3', vocabulary=colours)
+    client.connect()
+    client.publish()
+    node.process.send_signal(signal.SIGINT)
+    time.sleep(0.1)
+    node.process.send_signal(signal.SIGINT)
+    assert node.interrupt(signal.SIGTERM) == 0
+    assert 'Traceback' not in node.log

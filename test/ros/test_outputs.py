@@ -92,14 +92,19 @@ def test_mono16_masks(client, start_node) -> None:
 
 
 def test_label_info_comes_before_the_first_mask_and_reaches_late_joiners(client, start_node, colours, latched) -> None:
-    order = []
-    client.node.create_subscription(LabelInfo, 'segmentation/label_info', lambda _: order.append('labels'), latched)
-    client.node.create_subscription(Image, 'segmentation/mask', lambda _: order.append('mask'), 10)
-    client.node.create_timer(0.01, client.publish)
+    labels, masks = [], []
+    # The order of sending: which topic finds its listener first is up to the discovery.
+    for topic, msg_type, qos, times in (
+        ('label_info', LabelInfo, latched, labels),
+        ('mask', Image, QoSProfile(depth=10), masks),
+    ):
+        client.node.create_subscription(
+            msg_type, f'segmentation/{topic}', lambda _, info, times=times: times.append(info['source_timestamp']), qos
+        )
     start_node(vocabulary=colours, score_threshold='0.25')
-    client.spin_until(lambda: order.count('mask') >= 5)
-    assert order[0] == 'labels'
-    assert order.count('labels') == 1
+    client.publish_until(lambda: labels and len(masks) >= 5)
+    assert labels[0] < masks[0]
+    assert len(labels) == 1
 
     late = client.listen('segmentation/label_info', LabelInfo, latched)
     info = client.listen('segmentation/vision_info', VisionInfo, latched)

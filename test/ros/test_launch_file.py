@@ -1,0 +1,53 @@
+"""The launch file, where the launch system is installed; the wheels do not have it."""
+
+from dataclasses import fields
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+
+from fisa_ros.core.resources import share_dir
+from fisa_ros.node.segment_parameters import SegmentParameters
+
+pytest.importorskip('launch_ros')
+
+CONVENTIONAL = {'namespace', 'params_file', 'use_sim_time', 'log_level', 'image', 'rviz'}
+
+
+@pytest.fixture
+def description():
+    spec = spec_from_file_location('segment_launch', share_dir() / 'launch' / 'segment.launch.py')
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.generate_launch_description()
+
+
+def test_every_parameter_is_an_argument(description) -> None:
+    arguments = {argument.name: argument for argument in description.get_launch_arguments()}
+    assert set(arguments) == CONVENTIONAL | {field.name for field in fields(SegmentParameters)}
+    assert all(argument.description for argument in arguments.values())
+
+
+def test_the_node_gets_the_profile_and_what_was_asked_for(description, monkeypatch) -> None:
+    from launch import LaunchContext
+    from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+
+    monkeypatch.delenv('FASTRTPS_DEFAULT_PROFILES_FILE', raising=False)
+    context = LaunchContext()
+    context.launch_configurations.update({'vocabulary': "on; baker's rack", 'score_threshold': '1'})
+    (node,) = [
+        result
+        for entity in description.entities
+        if isinstance(entity, DeclareLaunchArgument | OpaqueFunction | SetEnvironmentVariable)
+        for result in entity.execute(context) or []
+    ]
+    profiles = Path(context.environment['FASTRTPS_DEFAULT_PROFILES_FILE'])
+    assert profiles.samefile(share_dir() / 'config' / 'fastdds.xml')
+    node._perform_substitutions(context)
+    text = ' '.join(sub.perform(context) for part in node.cmd for sub in part if hasattr(sub, 'text'))
+    files = [Path(part) for part in text.split() if part.endswith('.yaml') or 'launch_params' in part]
+    assert files[0].samefile(share_dir() / 'config' / 'fisa.yaml')
+    content = files[1].read_text()
+    assert "on; baker's rack" in content
+    assert 'score_threshold: 1.0' in content
+    assert 'model' not in content
