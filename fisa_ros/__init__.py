@@ -6,5 +6,5 @@ on newer distributions that one wins.
 
 import pkgutil
 
-# Lets `python -m fisa_ros...` in the source tree find the generated `fisa_ros.msg` and `fisa_ros.srv` of the install space.
+# Lets `python -m fisa_ros...` in the source tree find `fisa_ros.msg` and `fisa_ros.srv` of the install space.
 __path__ = pkgutil.extend_path(__path__, __name__)

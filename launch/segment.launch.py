@@ -5,9 +5,7 @@ the value to the file.
 """
 
 from dataclasses import asdict
-from pathlib import Path
 
-from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.conditions import IfCondition
@@ -15,10 +13,11 @@ from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from fisa_ros.core.resources import share_dir
 from fisa_ros.node.parameters import rules
 from fisa_ros.node.segment_parameters import SegmentParameters
 
-CONFIG = Path(get_package_share_directory('fisa_ros')) / 'config'
+CONFIG = share_dir() / 'config'
 PROFILES = 'FASTRTPS_DEFAULT_PROFILES_FILE'
 ARGUMENTS = {
     'namespace': ('', 'Namespace of all topics and services.'),

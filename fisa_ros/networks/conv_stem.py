@@ -1,8 +1,9 @@
 """Convolutional stem of the tiny networks: from pixels to features at 1/4, 1/8 and 1/16 of the resolution."""
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class StemFeatures(NamedTuple):
@@ -31,13 +32,22 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv1 = ConvBlock(channels, channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(channels)
-        nn.init.zeros_(self.norm2.weight)
+        self.norm2: nn.Module = nn.BatchNorm2d(channels)
+        nn.init.zeros_(self.norm2.get_parameter('weight'))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, C, h, w)` to the same shape."""
         residual: Tensor = self.norm2(self.conv2(self.conv1(x)))
         return (x + residual).relu()
+
+
+def fold_batch_norms(module: nn.Module) -> None:
+    """Merge each batch normalisation below `module` into the convolution before it; for inference only."""
+    for part in module.modules():
+        if isinstance(part, ConvBlock) and isinstance(part[1], nn.BatchNorm2d):
+            part[0], part[1] = fuse_conv_bn_eval(cast('nn.Conv2d', part[0]), part[1]), nn.Identity()
+        elif isinstance(part, ResidualBlock) and isinstance(part.norm2, nn.BatchNorm2d):
+            part.conv2, part.norm2 = fuse_conv_bn_eval(part.conv2, part.norm2), nn.Identity()
 
 
 class ConvStem(nn.Module):

@@ -116,8 +116,8 @@ def merge(
 ) -> PanopticOutput:
     """Merge masks into one map (Cheng et al., MaskFormer, 2021) with thresholds on the raw mask probability.
 
-    Masks compete for pixels by score x probability. One that keeps too little of its own area is refused, and its
-    pixels go to the best of the rest. Accepted masks of one stuff class become one segment.
+    Masks compete by score x probability for the pixels that they hold. One that keeps too little of its own area is
+    refused, and its pixels go to the best of the rest. Accepted masks of one stuff class become one segment.
 
     Args:
         probability: `(N, hm, wm)` mask probabilities.
@@ -126,26 +126,27 @@ def merge(
         is_thing: `(N,)` bool.
         thresholds: What a segment must reach.
     """
-    queries = torch.arange(len(score), device=score.device)
-    weighted = probability * score[:, None, None]
-    inside = probability > thresholds.mask
-    valid = score >= thresholds.score
-    own = inside.flatten(1).sum(1)
-    won = _won(weighted, inside, valid, queries).flatten(1).sum(1)
-    accepted = valid & (won > 0) & (won >= thresholds.overlap * own)
+    claim = torch.where((score >= thresholds.score)[:, None, None], probability * score[:, None, None], 0.0)
+    claim = torch.where(probability > thresholds.mask, claim, 0.0)
+    own = (claim > 0).flatten(1).sum(1)
+    won = _won(claim).flatten(1).sum(1)
+    accepted = (won > 0) & (won >= thresholds.overlap * own)
     # The pixels of refused masks are free again.
-    final = _won(weighted, inside, accepted, queries)
+    final = _won(claim * accepted[:, None, None])
     area = final.flatten(1).sum(1)
+    queries = torch.arange(len(score), device=score.device)
     same_stuff = (class_index[:, None] == class_index) & ~is_thing[:, None] & (area > 0) & (area > 0)[:, None]
     group = same_stuff | (queries[:, None] == queries)
     front = torch.where(group, queries, len(score)).amin(1)
     weight = group * area.clamp(min=1)
     fused_score = (weight * score).sum(1) / weight.sum(1)
-    query_map = (final * (front + 1)[:, None, None]).amax(0)
-    return PanopticOutput(query_map.to(torch.int32), class_index, fused_score)
+    query_map = (final * (front + 1).to(torch.int32)[:, None, None]).amax(0)
+    return PanopticOutput(query_map, class_index, fused_score)
 
 
-def _won(weighted: Tensor, inside: Tensor, allowed: Tensor, queries: Tensor) -> Tensor:
-    """Return `(N, hm, wm)` bool: where each allowed mask is the best of the allowed ones and present itself."""
-    winner = torch.where(allowed[:, None, None], weighted, -1.0).argmax(0)
-    return (winner == queries[:, None, None]) & inside & allowed[:, None, None]
+def _won(claim: Tensor) -> Tensor:
+    """Return `(N, hm, wm)` bool: where the claim of each mask is positive and the largest.
+
+    Compared with the maximum, as an index of the maximum along the first axis takes several times longer on a CPU.
+    """
+    return (claim == claim.amax(0)) & (claim > 0)

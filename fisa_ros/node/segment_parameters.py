@@ -37,7 +37,10 @@ class SegmentParameters(Parameters):
         0.6, 'Drop segments of which less remains visible behind others.', low=0.0, high=1.0
     )
     objectness_trust: float = param(
-        0.5, "How far a sure classifier overrules the mask generator's doubt that a mask is an object; 0 is never.", low=0.0, high=1.0
+        0.5,
+        "How far a sure classifier overrules the mask generator's doubt that a mask is an object; 0 is never.",
+        low=0.0,
+        high=1.0,
     )
     id_quarantine_s: float = param(
         60.0, 'Time for which the id of a removed word is given to no other word.', low=0.0, read_only=True

@@ -10,6 +10,7 @@ from fisa_ros.core.manifest import ModelManifest, verify_file
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.core.vocabulary_state import VocabularyState
 from fisa_ros.networks.build import build_network, build_text_encoder
+from fisa_ros.networks.conv_stem import fold_batch_norms
 from fisa_ros.networks.panoptic_head import ThresholdTensors
 from fisa_ros.networks.weights import load_weights
 from fisa_ros.runtime.backend import RawSegmentation
@@ -38,7 +39,8 @@ class TorchBackend:
         verify_file(manifest.weights.path, manifest.weights.sha256)
         self._network = build_network(manifest.generator, manifest.classifier)
         load_weights(self._network, manifest.weights.path)
-        self._network.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+        fold_batch_norms(self._network.eval())
+        self._network.requires_grad_(False).to(device).to(memory_format=torch.channels_last)
         self._text_encoder = build_text_encoder(manifest.text_encoder).to(device)
         self.embedding_dim = self._text_encoder.dim
 

@@ -1,8 +1,10 @@
-from fisa_ros.core.errors import ImageError
-from fisa_ros.node.image_decoding import ENCODINGS, decode_image
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 import numpy as np
 import pytest
+
+from fisa_ros.core.errors import ImageError
+from fisa_ros.node.image_decoding import ENCODINGS, decode_image
 
 ORDER = {'rgb': [0, 1, 2], 'bgr': [2, 1, 0], 'rgba': [0, 1, 2, 3], 'bgra': [2, 1, 0, 3]}
 LAYOUTS = [('rgb8', 'rgb', 1), ('bgr8', 'bgr', 1), ('rgba8', 'rgba', 1), ('bgra8', 'bgra', 1), ('8UC3', 'bgr', 1)]

@@ -13,9 +13,6 @@ import time
 from typing import Any
 
 from builtin_interfaces.msg import Time
-from fisa_ros.msg import SegmentArray
-from fisa_ros.node import conversions
-from fisa_ros.srv import GetVocabulary, SetVocabulary
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 import numpy as np
@@ -28,6 +25,10 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool
+
+from fisa_ros.msg import SegmentArray
+from fisa_ros.node import conversions
+from fisa_ros.srv import GetVocabulary, SetVocabulary
 
 ROOT = Path(__file__).absolute().parents[2]
 TIMEOUT_S = 60.0

@@ -7,6 +7,9 @@ import sys
 import time
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fisa_ros.core.manifest import ModelManifest, WeightsFile
 from fisa_ros.core.results import PanopticResult
 from fisa_ros.core.thresholds import Thresholds
@@ -15,8 +18,6 @@ from fisa_ros.node import camera_stream
 from fisa_ros.node.segment_node import run
 from fisa_ros.pipeline.segmenter import Segmenter
 from fisa_ros.runtime.backend import RawSegmentation
-import numpy as np
-from numpy.typing import NDArray
 
 # Two words for each colour, so that two vocabularies can see the same things.
 COLORS = {

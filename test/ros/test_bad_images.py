@@ -37,8 +37,8 @@ def test_a_bad_image_is_logged_with_topic_and_encoding(client, start_node, colou
         client.images.publish(bad_image(fields, num_bytes))
         client.spin_for(0.05)
     line = next(line for line in node.log.splitlines() if text in line)
-    assert f'[ERROR] ' in line
-    assert f"{fields['encoding']} image on /image refused" in line
+    assert '[ERROR] ' in line
+    assert f'{fields["encoding"]} image on /image refused' in line
 
 
 def test_the_node_goes_on_after_each_and_counts_them(client, start_node, colours) -> None:

@@ -1,9 +1,10 @@
 """Cameras of every kind, cameras that stop, and no camera at all."""
 
-from fisa_ros.msg import SegmentArray
 import pytest
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
+
+from fisa_ros.msg import SegmentArray
 
 
 @pytest.mark.parametrize('reliability', [ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT])
@@ -19,8 +20,9 @@ def test_the_input_follows_the_camera(client, start_node, colours, reliability, 
         client.images = client.node.create_publisher(Image, 'image', qos)
     client.connect()
     client.spin_until(
-        lambda: [i.qos_profile.reliability for i in client.node.get_subscriptions_info_by_topic('/image')]
-        == [reliability]
+        lambda: (
+            [i.qos_profile.reliability for i in client.node.get_subscriptions_info_by_topic('/image')] == [reliability]
+        )
     )
     client.connect()
 

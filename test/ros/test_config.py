@@ -3,12 +3,13 @@
 from dataclasses import asdict, fields
 import re
 
+import pytest
+import yaml
+
 from fisa_ros.core.manifest import load_manifest, shipped_models
 from fisa_ros.core.resources import share_dir
 from fisa_ros.node.parameters import ParameterError, rules
 from fisa_ros.node.segment_parameters import SegmentParameters, model_defaults
-import pytest
-import yaml
 
 CONFIG = share_dir() / 'config' / 'fisa.yaml'
 THRESHOLDS = ['score_threshold', 'mask_threshold', 'overlap_threshold', 'objectness_trust']

@@ -1,11 +1,13 @@
+from hypothesis import given
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+from std_msgs.msg import Header
+
 from fisa_ros.core.results import PanopticResult, Segment
 from fisa_ros.core.vocabulary import Vocabulary, VocabularyClass
 from fisa_ros.node import conversions
 from fisa_ros.srv import GetVocabulary, SetVocabulary
-from hypothesis import given, strategies as st
-import numpy as np
-import pytest
-from std_msgs.msg import Header
 
 sides = st.integers(1, 12)
 
@@ -66,6 +68,8 @@ def test_vocabularies_in_services() -> None:
     assert conversions.vocabulary_to_srv(None, GetVocabulary.Response()).version == 0
 
 
-@pytest.mark.parametrize(('count', 'text'), [(1, 'w0'), (5, 'w0, w1, w2, w3, w4'), (7, 'w0, w1, w2, w3, w4 and 2 more')])
+@pytest.mark.parametrize(
+    ('count', 'text'), [(1, 'w0'), (5, 'w0, w1, w2, w3, w4'), (7, 'w0, w1, w2, w3, w4 and 2 more')]
+)
 def test_many_names_are_cut(count, text) -> None:
     assert conversions.names_to_text([f'w{number}' for number in range(count)]) == text

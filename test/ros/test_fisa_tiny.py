@@ -3,12 +3,13 @@
 from pathlib import Path
 import shutil
 
+import pytest
+from sensor_msgs.msg import Image
+
 from fisa_ros.core.manifest import load_manifest
 from fisa_ros.core.resources import share_dir
 from fisa_ros.core.vocabulary import VocabularyRequest
 from fisa_ros.msg import SegmentArray
-import pytest
-from sensor_msgs.msg import Image
 
 SEGMENT_NODE = Path(__file__).absolute().parents[2] / 'scripts' / 'segment_node'
 START_TIMEOUT_S = 120.0

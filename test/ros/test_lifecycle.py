@@ -3,10 +3,11 @@
 import signal
 import time
 
-from fisa_ros.srv import SetVocabulary
 import pytest
 from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool
+
+from fisa_ros.srv import SetVocabulary
 
 EXIT_LIMIT_S = 10.0
 

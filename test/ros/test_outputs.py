@@ -1,12 +1,13 @@
 """What one frame yields, on real topics."""
 
 from diagnostic_msgs.msg import DiagnosticArray
-from fisa_ros.msg import SegmentArray
 import numpy as np
 import pytest
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray, LabelInfo, VisionInfo
+
+from fisa_ros.msg import SegmentArray
 
 IMAGE_TOPICS = {'mask': 'mono8', 'instances': 'mono16', 'confidence': 'mono8', 'overlay': 'rgb8'}
 

@@ -22,8 +22,14 @@ def test_a_threshold_out_of_range_is_refused(client, node, value) -> None:
 
 
 def test_other_bad_values_are_refused(client, node) -> None:
-    for name, value in [('score_threshold', '0.5'), ('score_threshold', 1), ('mask_encoding', 'mono16'),
-                        ('model', 'fisa-tiny'), ('vocabulary', 'cat'), ('no_such', 1)]:
+    for name, value in [
+        ('score_threshold', '0.5'),
+        ('score_threshold', 1),
+        ('mask_encoding', 'mono16'),
+        ('model', 'fisa-tiny'),
+        ('vocabulary', 'cat'),
+        ('no_such', 1),
+    ]:
         assert not client.set_parameter(name, value).successful, name
 
 

@@ -1,8 +1,9 @@
 """set_vocabulary and get_vocabulary: whole or not at all, in order, while images keep coming."""
 
-from fisa_ros.srv import SetVocabulary
 import pytest
 from sensor_msgs.msg import Image
+
+from fisa_ros.srv import SetVocabulary
 
 REFUSED = {
     'no words': ([], {}, 'the vocabulary is empty'),

@@ -1,10 +1,11 @@
 """A thousand vocabulary changes against a running stream: every frame is made with exactly one vocabulary."""
 
-from fisa_ros.msg import SegmentArray
-from fisa_ros.srv import SetVocabulary
 import numpy as np
 from sensor_msgs.msg import Image
 from vision_msgs.msg import LabelInfo
+
+from fisa_ros.msg import SegmentArray
+from fisa_ros.srv import SetVocabulary
 
 NUM_SWAPS = 1000
 OLD = SetVocabulary.Request(classes=['red', 'green', 'blue'], class_ids=[1, 2, 3])

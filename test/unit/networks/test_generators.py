@@ -3,6 +3,7 @@ import torch
 
 from fisa_ros.core.errors import ManifestError
 from fisa_ros.networks.build import build_generator, build_network, build_text_encoder
+from fisa_ros.networks.conv_stem import fold_batch_norms
 
 TINY = {'type': 'tiny', 'image_size': 64, 'num_queries': 6, 'channels': [8, 12, 16], 'blocks': [1, 1, 1], 'heads': 2}
 EOMT = {
@@ -27,6 +28,23 @@ def test_proposals_are_masks_at_a_quarter_and_objectness(entry):
     assert proposals.objectness.shape == (2, 6)
     assert ((proposals.objectness >= 0) & (proposals.objectness <= 1)).all()
     assert proposals.mask_logits.isfinite().all()
+
+
+@torch.inference_mode()
+def test_folding_batch_norms_changes_nothing_but_their_number():
+    torch.manual_seed(0)
+    network = build_network(TINY, CLASSIFIER)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            module.weight.uniform_(-1, 1)
+    network.eval()
+    inputs = torch.rand(1, 3, 64, 64), torch.rand(4, 16), torch.ones(4) > 0
+    expected = network.encode(*inputs)
+    fold_batch_norms(network)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+    torch.testing.assert_close(network.encode(*inputs), expected, atol=1e-4, rtol=1e-4)
 
 
 @torch.inference_mode()

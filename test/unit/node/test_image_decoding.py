@@ -1,9 +1,10 @@
 import array
 
-from fisa_ros.core.errors import ImageError
-from fisa_ros.node.image_decoding import decode_image
 import numpy as np
 import pytest
+
+from fisa_ros.core.errors import ImageError
+from fisa_ros.node.image_decoding import decode_image
 
 
 def test_tight_rgb_is_a_view_of_the_message() -> None:
