@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from xml.etree import ElementTree
 
 from fisa_ros.tools.ros_domain import domain_environment, reserved_domain
@@ -19,7 +20,8 @@ from fisa_ros.tools.ros_domain import domain_environment, reserved_domain
 ROOT = Path(__file__).absolute().parents[1]
 TEST_TIMEOUT_S = 180
 PROCESS_TIMEOUT_S = 1500
-EXIT_NOTHING_SELECTED = 5
+NOTHING_TO_RUN = 5  # pytest, when all tests are deselected or skipped
+STOPPED = -1
 
 
 @dataclass(frozen=True)
@@ -28,22 +30,24 @@ class Outcome:
     passed: int
     failed: int
     skipped: int
-    note: str = ''
+    note: str
 
 
 def split_into_processes(selected: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Yield the name and the pytest arguments of each process."""
     together = []
+    apart = []
     for item in selected or [str(path) for path in sorted(ROOT.glob('test/*/'))]:
         path = Path(item.partition('::')[0]).absolute()
         if not path.is_relative_to(ROOT / 'test' / 'ros'):
             together.append(item)
         elif path.is_dir():
-            yield from ((file.name, [str(file)]) for file in sorted(path.rglob('test_*.py')))
+            apart.extend(str(file) for file in sorted(path.rglob('test_*.py')))
         else:
-            yield path.name, [item]
+            apart.append(item)
     if together:
         yield 'without ROS', together
+    yield from ((Path(item).name, [item]) for item in apart)
 
 
 def run_pytest(name: str, arguments: Sequence[str], markers: str, report: Path) -> Outcome:
@@ -54,15 +58,15 @@ def run_pytest(name: str, arguments: Sequence[str], markers: str, report: Path) 
     with reserved_domain() as domain_id:
         environment = os.environ | domain_environment(domain_id) | {'PYTEST_DISABLE_PLUGIN_AUTOLOAD': '1'}
         print(f'\n==== {name} ====', flush=True)
+        start_s = time.monotonic()
         process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
         try:
             status = process.wait(PROCESS_TIMEOUT_S)
-            ending = f'pytest ended with status {status}'
         except subprocess.TimeoutExpired:
-            status, ending = 1, f'stopped after {PROCESS_TIMEOUT_S} s'
+            status = STOPPED
         finally:
             stop_group(process)
-    return read_report(name, report, status, ending)
+    return read_report(name, report, status, f'{time.monotonic() - start_s:.0f} s')
 
 
 def stop_group(process: subprocess.Popen[bytes]) -> None:
@@ -74,20 +78,15 @@ def stop_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def read_report(name: str, report: Path, status: int, ending: str) -> Outcome:
-    if status == EXIT_NOTHING_SELECTED:
-        return Outcome(name, 0, 0, 0)
-    if not report.is_file():
-        return Outcome(name, 0, 1, 0, ending)
-    suites = list(ElementTree.parse(report).getroot().iter('testsuite'))
-    total, failures, errors, skipped = (
-        sum(int(suite.get(key, '0')) for suite in suites) for key in ('tests', 'failures', 'errors', 'skipped')
-    )
+def read_report(name: str, report: Path, status: int, note: str) -> Outcome:
+    suites = ElementTree.parse(report).getroot().iter('testsuite') if report.is_file() else ()
+    counts = [[int(suite.get(key, '0')) for key in ('tests', 'failures', 'errors', 'skipped')] for suite in suites]
+    total, failures, errors, skipped = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0, 0, 0)
     failed = failures + errors
     passed = total - failed - skipped
-    if status != 0 and failed == 0:
-        return Outcome(name, passed, 1, skipped, ending)
-    return Outcome(name, passed, failed, skipped)
+    if status not in (0, NOTHING_TO_RUN) and not failed:
+        return Outcome(name, passed, 1, skipped, f'{note}, pytest ended with status {status}')
+    return Outcome(name, passed, failed, skipped, note)
 
 
 def main() -> int:
@@ -104,8 +103,8 @@ def main() -> int:
     print('\n==== summary ====')
     for outcome in outcomes:
         print(
-            f'{outcome.name:40} {outcome.passed:5} passed {outcome.failed:3} failed {outcome.skipped:3} skipped'
-            f'  {outcome.note}'.rstrip()
+            f'{outcome.name:32} {outcome.passed:5} passed {outcome.failed:3} failed {outcome.skipped:3} skipped'
+            f'   {outcome.note}'
         )
     passed = sum(outcome.passed for outcome in outcomes)
     failed = sum(outcome.failed for outcome in outcomes)

@@ -66,11 +66,13 @@ class FrameAssembly:
         self._check_complete(parts, stamp_ns)
 
     def add_true_map(self, stamp_ns: int, true_map: NDArray[np.integer]) -> None:
-        """Add the true segment ids."""
+        """Add the true segment ids; they prove that the camera sent the frame, should its own message be lost."""
+        self.add_camera_frame(stamp_ns)
         self._of(stamp_ns).true_map = RunLengthMap.encode(true_map)
 
     def add_true_segments(self, stamp_ns: int, segments: tuple[Segment, ...]) -> None:
-        """Add the true segments."""
+        """Add the true segments; they prove that the camera sent the frame."""
+        self.add_camera_frame(stamp_ns)
         self._of(stamp_ns).true_segments = segments
 
     def camera_stamps(self, start_ns: int, end_ns: int) -> set[int]:

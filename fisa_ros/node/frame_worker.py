@@ -70,18 +70,15 @@ class FrameWorker:
         self._thread = threading.Thread(target=self._run, name='inference', daemon=True)
         self._thread.start()
 
-    def stop(self, timeout_s: float | None = None) -> bool:
-        """End after the frame at work; return False if it is still at work after the timeout."""
+    def stop(self, timeout_s: float | None = None) -> None:
+        """End after the frame at work; give up waiting for it after the timeout."""
         if self._thread is None:
-            return True
+            return
         self._is_stopping = True
         self._frames.clear()
         self._frames.wake()
         self._thread.join(timeout_s)
-        if self._thread.is_alive():
-            return False
         self._thread = None
-        return True
 
     def _run(self) -> None:
         while not self._is_stopping:

@@ -61,12 +61,11 @@ class JobThread:
                 raise KeyboardInterrupt
         return answer.result()
 
-    def close(self, timeout_s: float) -> bool:
-        """End after the job at work, dropping those that wait; return False if it is still at work then."""
+    def close(self, timeout_s: float) -> None:
+        """End after the job at work, dropping those that wait; give up waiting for it after the timeout."""
         self._is_closed = True
         self._jobs.put(None)
         self._thread.join(timeout_s)
-        return not self._thread.is_alive()
 
     def _submit[T](self, job: Callable[[], T], on_done: Callable[[], None]) -> futures.Future[T]:
         answer: futures.Future[T] = futures.Future()

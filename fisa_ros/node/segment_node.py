@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+import gc
 import logging
 import os
 import signal
@@ -100,13 +101,12 @@ class SegmentNode(LifecycleNode):
                 return False
         return True
 
-    def end(self) -> bool:
-        """Stop the threads and destroy the node; return False if a thread is still at work."""
-        is_idle = self._worker.stop(_END_TIMEOUT_S)
-        is_idle &= self._jobs.close(_END_TIMEOUT_S)
+    def end(self) -> None:
+        """Stop the threads, as far as they can be stopped in a moment, and destroy the node."""
+        self._worker.stop(_END_TIMEOUT_S)
+        self._jobs.close(_END_TIMEOUT_S)
         detach_package_log(self._log_handler)
         super().destroy_node()
-        return is_idle
 
     @transition
     def on_configure(self, _: LifecycleState) -> None:
@@ -252,11 +252,8 @@ def run(args: list[str] | None = None, segmenter_factory: SegmenterFactory = loa
             raise
     _ignore_signals()
     executor.shutdown()
-    is_idle = node.end()
+    node.end()
     try_shutdown()
-    if not is_idle:
-        # A thread inside a library cannot be asked to stop, and ending Python below its feet may crash.
-        os._exit(code)
     return code
 
 
@@ -269,4 +266,11 @@ def _ignore_signals() -> None:
 
 def main() -> None:
     """Entry point of `segment_node`."""
-    sys.exit(run())
+    code = run()
+    # The node is full of cycles; only without it the middleware gives its shared memory back.
+    gc.collect()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything that matters is closed. Python would spend seconds on taking large libraries apart, and might crash if
+    # a thread is still inside one.
+    os._exit(code)

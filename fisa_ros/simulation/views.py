@@ -70,7 +70,7 @@ def _views_of_room(seed: int, size: int) -> list[View]:
     room = make_room(seed)
     rng = np.random.default_rng([seed, 2])
     # Every fourth room is lit with shadows, so that they mean nothing; they cost three times the time.
-    scene = build_scene(room, _CAMERA_SIZE_WH, samples=0, shadows=rng.random() < 0.25)
+    scene = build_scene(room, _CAMERA_SIZE_WH, shadows=rng.random() < 0.25)
     positions = free_positions(room)
     color = SceneRenderer(scene, _CAMERA_SIZE_WH)
     truth = SceneRenderer(scene, (size, size))

@@ -1,6 +1,7 @@
 """A real node process on one side, this process on the other, and DDS between them."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 import itertools
 import os
 from pathlib import Path
@@ -32,6 +33,7 @@ from fisa_ros.srv import GetVocabulary, SetVocabulary
 
 ROOT = Path(__file__).absolute().parents[2]
 TIMEOUT_S = 60.0
+END_TIMEOUT_S = 10.0
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 COLORS = {'red': (255, 0, 0), 'green': (0, 255, 0), 'blue': (0, 0, 255)}
@@ -89,9 +91,12 @@ class NodeProcess:
         return self.wait(timeout_s)
 
     def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        # A killed node would leave its shared memory behind, 64 MB of it.
+        for number in (signal.SIGINT, signal.SIGKILL):
+            if self.process.poll() is None:
+                self.process.send_signal(number)
+                with suppress(subprocess.TimeoutExpired):
+                    self.process.wait(END_TIMEOUT_S)
         self._log.close()
 
 
