@@ -1,6 +1,7 @@
 """The parameters are declared once; what repeats them must agree."""
 
 from dataclasses import asdict, fields
+from pathlib import Path
 import re
 
 import pytest
@@ -48,6 +49,23 @@ def test_every_model_brings_its_thresholds(model) -> None:
 def test_values_outside_the_rules_are_refused(values, text) -> None:
     with pytest.raises(ParameterError, match=text):
         SegmentParameters(**values)
+
+
+def parameter_table() -> str:
+    lines = ['| name | default | allowed | at run time | meaning |', '|---|---|---|---|---|']
+    for name, rule in rules(SegmentParameters).items():
+        default = getattr(SegmentParameters(), name)
+        shown = str(default).lower() if isinstance(default, bool) else default
+        limits = ', '.join(rule.choices)
+        if rule.low is not None:
+            limits = f'{rule.low:g} to {rule.high:g}' if rule.high is not None else f'{rule.low:g} or more'
+        change = 'no' if rule.read_only else 'yes'
+        lines.append(f'| `{name}` | {shown} | {limits} | {change} | {rule.description} |')
+    return '\n'.join(lines)
+
+
+def test_the_readme_lists_every_parameter() -> None:
+    assert parameter_table() in (Path(__file__).parents[2] / 'README.md').read_text()
 
 
 def test_every_parameter_says_what_it_is_for() -> None:
