@@ -111,6 +111,7 @@ def count_overlays() -> None:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument('--load-s', type=float, default=0.0)
+    parser.add_argument('--load-until', type=Path, help='load until this file exists')
     parser.add_argument('--segment-s', type=float, default=0.0)
     parser.add_argument('--encode-s', type=float, default=0.0)
     parser.add_argument('--fail-to-load', action='store_true')
@@ -123,6 +124,8 @@ def main() -> int:
 
     def factory(_: object) -> Segmenter:
         time.sleep(options.load_s)
+        while options.load_until and not options.load_until.exists():
+            time.sleep(0.05)
         if options.fail_to_load:
             raise ZeroDivisionError
         return FailingSegmenter(options.segment_s, options.encode_s, options.fail_on_width)

@@ -81,10 +81,14 @@ def test_images_keep_flowing_while_words_are_encoded_and_requests_are_served_in_
     assert len(masks) >= 10, 'images stood still while words were encoded'
 
 
-def test_a_call_during_configuration_waits_for_its_end(client, start_node, colours) -> None:
-    node = start_node('--load-s', '2.0', vocabulary=colours)
+def test_a_call_during_configuration_waits_for_its_end(client, start_node, colours, tmp_path) -> None:
+    loaded = tmp_path / 'loaded'
+    node = start_node('--load-until', str(loaded), vocabulary=colours)
     answer = client.start_call('set_vocabulary', SetVocabulary.Request(classes=['red', 'mauve']))
-    assert 'active' not in node.log, 'the node was configured before the call'
+    client.spin_for(0.5)
+    assert not answer.done()
+    assert 'active' not in node.log
+    loaded.touch()
     client.spin_until(answer.done)
     assert (answer.result().success, answer.result().version) == (True, 2)
     assert list(answer.result().class_ids) == [1, 4]
