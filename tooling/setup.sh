@@ -15,7 +15,7 @@ VENV=$ROOT/.venv
 STATE=$VENV/.fisa_ros
 REQUIREMENTS=$ROOT/tooling/requirements
 DISK_NEEDED_GB=10
-GL_PACKAGES='libegl1 libgl1-mesa-dri libosmesa6'
+GL_PACKAGES='libegl1 libgl1 libgl1-mesa-dri'
 
 say() { printf 'setup: %s\n' "$1"; }
 fail() {
@@ -83,6 +83,7 @@ find_python() {
 
 has_command() { command -v "$1" >/dev/null 2>&1; }
 has_library() { "$python" -c "import ctypes; ctypes.CDLL('$1')" >/dev/null 2>&1; }
+has_gl() { { has_library libEGL.so.1 && has_library libGL.so.1; } || has_library libOSMesa.so.8; }
 has_ros_package() {
   (
     IFS=:
@@ -115,9 +116,7 @@ list_missing() {
       has_ros_package "$package" || missing="$missing ros-$ROS_DISTRO-$(echo "$package" | tr _ -)"
     done
   fi
-  if [ -n "$python" ] && ! has_library libEGL.so.1 && ! has_library libOSMesa.so.8; then
-    missing="$missing $GL_PACKAGES"
-  fi
+  [ -z "$python" ] || has_gl || missing="$missing $GL_PACKAGES"
   missing=${missing# }
 }
 
@@ -223,8 +222,8 @@ choose_gl() {
 
 require_gl() {
   choose_gl && return
-  ! may_install || apt_install "$GL_PACKAGES"
-  choose_gl || fail 4 "nothing can render without a screen; run: sudo apt-get install -y $GL_PACKAGES"
+  ! may_install || apt_install "$GL_PACKAGES libosmesa6"
+  choose_gl || fail 4 "nothing can render without a screen; run: sudo apt-get install -y $GL_PACKAGES libosmesa6"
 }
 
 # --- Interfaces ------------------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--short', action='store_true', help=f'stream for {SHORT_SECONDS:.0f} s only')
     parser.add_argument('--seconds', type=_seconds, help=f'length of the stream (default: {SECONDS:.0f})')
     parser.add_argument('--seed', type=int, default=1, help='number of the simulated room (default: %(default)s)')
-    parser.add_argument('--rate-hz', type=float, default=10.0, help='images per second (default: %(default)s)')
+    parser.add_argument('--rate-hz', type=float, default=7.0, help='images per second (default: %(default)s)')
     parser.add_argument('--size', type=_size_wh, default='640x480', help='of the images (default: %(default)s)')
     parser.add_argument('--out', type=Path, default=Path('out/demo'), help='folder to write (default: %(default)s)')
     parser.add_argument('--model', default='fisa-tiny', help='name or manifest of the model (default: %(default)s)')
