@@ -10,7 +10,7 @@
 # 7 installing Python packages failed · 8 build failed · 9 this machine or folder cannot be used
 set -eu
 
-ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
 VENV=$ROOT/.venv
 STATE=$VENV/.fisa_ros
 REQUIREMENTS=$ROOT/tooling/requirements
@@ -55,7 +55,7 @@ choose_ros() {
 
 # A command of that name proves nothing (pyenv puts one on the PATH that only prints an error), so each one is run.
 runs() { "$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' >/dev/null 2>&1; }
-complete() {
+is_complete() {
   "$1" -c '
 import ensurepip, pathlib, sys, sysconfig, venv
 sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").is_file())' >/dev/null 2>&1
@@ -71,7 +71,7 @@ find_python() {
     "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.12*/bin/python3.12 "$(pyenv root 2>/dev/null)"/versions/3.12*/bin/python3.12 \
     "$HOME"/.local/share/uv/python/cpython-3.12*/bin/python3.12; do
     runs "$candidate" || continue
-    if complete "$candidate"; then
+    if is_complete "$candidate"; then
       python=$candidate
       return
     fi
@@ -104,13 +104,13 @@ list_missing() {
     if [ -z "$python" ]; then
       missing="$missing python3.12 python3.12-dev python3.12-venv"
     else
-      complete "$python" || missing="$missing python3.12-dev python3.12-venv"
+      is_complete "$python" || missing="$missing python3.12-dev python3.12-venv"
     fi
   else
     python=${PYTHON:-/usr/bin/python3}
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null ||
       fail 9 "ROS 2 $ROS_DISTRO runs on a Python before 3.12: Jazzy or a later one is needed"
-    complete "$python" || missing="$missing python3-dev python3-venv"
+    is_complete "$python" || missing="$missing python3-dev python3-venv"
     has_command colcon || missing="$missing python3-colcon-common-extensions"
     for package in $(sed -n 's|.*<[a-z]*_*depend>\([a-z_]*\)</.*|\1|p' "$ROOT/package.xml"); do
       has_ros_package "$package" || missing="$missing ros-$ROS_DISTRO-$(echo "$package" | tr _ -)"
