@@ -1,16 +1,18 @@
 """Builds networks from the `type` and arguments that a manifest or recipe names."""
 
 from collections.abc import Callable, Mapping
+import math
 from typing import Any
 
 import open_clip
+from open_clip.model import _build_vision_tower
 from open_clip.transformer import VisionTransformer
 from torch import nn
 
 from fisa_ros.core.errors import ManifestError
 from fisa_ros.networks.conv_stem import ConvStem, StemPatchEmbedding
 from fisa_ros.networks.eomt_generator import EomtMaskGenerator
-from fisa_ros.networks.image_tower import FisaImageTower
+from fisa_ros.networks.image_tower import FisaImageTower, Regions
 from fisa_ros.networks.panoptic_head import PanopticHead
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
 from fisa_ros.networks.text_encoder import SentenceEncoder
@@ -30,23 +32,46 @@ def tiny_tower(
     stem_blocks: tuple[int, int, int],
     seve_blocks: int,
     seve_width: int,
+    tuned_queries: bool = True,
+    regions: Regions = 'mask_tokens',
 ) -> FisaImageTower:
     """Build an open_clip ViT of any size, with a convolutional stem as its patch embedding, and FISA around it."""
     visual = VisionTransformer(image_size, 16, width, layers, heads, mlp_ratio=4.0, output_dim=text_dim)
     visual.conv1 = StemPatchEmbedding(ConvStem(stem_channels, stem_blocks), stem_channels[-1], width)
     half = (0.5, 0.5, 0.5)
     quarter = (0.25, 0.25, 0.25)
-    return FisaImageTower(visual, text_dim, seve_blocks=seve_blocks, seve_width=seve_width, mean=half, std=quarter)
+    return FisaImageTower(
+        visual, text_dim, seve_blocks=seve_blocks, seve_width=seve_width, tuned_queries=tuned_queries, regions=regions,
+        mean=half, std=quarter,
+    )  # fmt: skip
 
 
 def open_clip_tower(
-    *, model: str, image_size: int, seve_blocks: int = 4, seve_width: int = 256, seve_heads: int = 4
+    *,
+    model: str,
+    image_size: int,
+    seve_blocks: int = 4,
+    seve_width: int = 256,
+    seve_heads: int = 4,
+    tuned_queries: bool = True,
+    regions: Regions = 'mask_tokens',
 ) -> FisaImageTower:
-    """Build FISA around the image tower of an open_clip model, at any image size, with random weights."""
-    clip = open_clip.create_model(model, pretrained=None, force_image_size=image_size)
-    return FisaImageTower(
-        clip.visual, clip.visual.output_dim, seve_blocks=seve_blocks, seve_width=seve_width, seve_heads=seve_heads
+    """Build FISA around the image tower of an open_clip model, at any image size, with random weights.
+
+    Raises:
+        ManifestError: open_clip has no such model, or FISA does not fit it.
+    """
+    config = open_clip.get_model_config(model)
+    if config is None:
+        raise ManifestError(f'open_clip has no model {model!r}; open_clip.list_models() names them')
+    # The text tower is not built: it is as large as the rest, and some are downloaded.
+    visual = _build_vision_tower(
+        config['embed_dim'], {**config['vision_cfg'], 'image_size': image_size}, config.get('quick_gelu', False)
     )
+    return FisaImageTower(
+        visual, config['embed_dim'], seve_blocks=seve_blocks, seve_width=seve_width, seve_heads=seve_heads,
+        tuned_queries=tuned_queries, regions=regions,
+    )  # fmt: skip
 
 
 _GENERATORS: dict[str, _Builder] = {'tiny': TinyMaskGenerator, 'eomt': EomtMaskGenerator}
@@ -63,7 +88,7 @@ def _build(kind: str, table: Mapping[str, _Builder], entry: Mapping[str, Any]) -
         raise ManifestError(f'{kind} type must be one of {", ".join(table)}, got {name!r}')
     try:
         return table[name](**arguments)
-    except TypeError as error:
+    except (AssertionError, TypeError, ValueError) as error:
         raise ManifestError(f'{kind} {name}: {error}') from error
 
 
@@ -89,7 +114,7 @@ def build_text_encoder(entry: Mapping[str, Any]) -> SentenceEncoder:
 
 
 def build_network(generator: Mapping[str, Any], classifier: Mapping[str, Any]) -> SegmentationNetwork:
-    """Build a whole network with random weights; `classifier` also names `merge_size`.
+    """Build a whole network with random weights; `classifier` also names `merge_size` and may name `temperature`.
 
     Raises:
         ManifestError: Unknown types or arguments.
@@ -98,6 +123,9 @@ def build_network(generator: Mapping[str, Any], classifier: Mapping[str, Any]) -
     merge_size = arguments.pop('merge_size', None)
     if not isinstance(merge_size, int) or merge_size < 1:
         raise ManifestError(f'classifier merge_size must be a positive number of pixels, got {merge_size!r}')
+    temperature = arguments.pop('temperature', 1.0)
+    if not isinstance(temperature, int | float) or not (math.isfinite(temperature) and temperature > 0):
+        raise ManifestError(f'classifier temperature must be a number > 0, got {temperature!r}')
     tower: FisaImageTower = _build('classifier', _TOWERS, arguments)
-    head = PanopticHead(tower.visual.output_dim, merge_size)
+    head = PanopticHead(tower.visual.output_dim, merge_size, temperature=temperature)
     return SegmentationNetwork(build_generator(generator), tower, head)

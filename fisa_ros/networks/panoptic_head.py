@@ -39,11 +39,13 @@ class PanopticHead(nn.Module):
         text_dim: Length D of the embeddings.
         merge_size: Edge (pixels) of the square map in which masks compete.
         logit_scale: Start of the learnt factor on cosine similarities.
+        temperature: What class logits are divided by before the softmax; calibrates scores.
     """
 
-    def __init__(self, text_dim: int, merge_size: int, logit_scale: float = 20.0) -> None:
+    def __init__(self, text_dim: int, merge_size: int, logit_scale: float = 20.0, *, temperature: float = 1.0) -> None:
         super().__init__()
         self.merge_size = merge_size
+        self.temperature = temperature
         self.logit_scale = nn.Parameter(torch.tensor(logit_scale).log())
         self.void_embedding = nn.Parameter(F.normalize(torch.randn(text_dim), dim=0))
 
@@ -76,7 +78,8 @@ class PanopticHead(nn.Module):
         Objectness was learnt on a closed set and hides unseen things, so a sure classifier overrules it (after
         OVRCOAT, 2026): score = p x (1 - P(no object) x (1 - trust x p)).
         """
-        probability = self.class_logits(mask_embeddings, text_embeddings, synonym_mask).softmax(-1)
+        class_logits = self.class_logits(mask_embeddings, text_embeddings, synonym_mask)
+        probability = (class_logits / self.temperature).softmax(-1)
         best, class_index = probability[..., :-1].max(-1)
         score = best * (1 - (1 - objectness) * (1 - objectness_trust * best))
         # A mask that is more likely void than anything in the vocabulary is void, however low the threshold.

@@ -38,6 +38,12 @@ class SegmentationNetwork(nn.Module):
         self.tower = tower
         self.head = head
 
+    def train(self, mode: bool = True) -> 'SegmentationNetwork':
+        """Switch training on or off; the frozen generator always stays in evaluation mode."""
+        super().train(mode)
+        self.generator.eval()
+        return self
+
     def encode(self, image: Tensor, semantic_tokens: Tensor, token_mask: Tensor) -> EncodedImage:
         """Encode one image.
 

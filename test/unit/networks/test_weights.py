@@ -25,6 +25,21 @@ def test_what_is_saved_is_loaded_with_matrices_in_half_precision(module, tmp_pat
     assert other[0].weight.dtype == torch.float32
 
 
+def test_an_interrupted_write_leaves_the_old_weights(module, tmp_path, monkeypatch):
+    path = tmp_path / 'w.safetensors'
+    save_weights(module, path)
+    before = path.read_bytes()
+
+    def half_written(tensors, where):
+        where.write_bytes(before[:20])
+        raise OSError('disk full')
+
+    monkeypatch.setattr('fisa_ros.networks.weights.save_file', half_written)
+    with pytest.raises(OSError, match='disk full'):
+        save_weights(module, path)
+    assert path.read_bytes() == before
+
+
 def drop(tensors):
     del tensors['0.bias']
 
