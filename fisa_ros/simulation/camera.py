@@ -120,13 +120,20 @@ class SceneCamera:
         size_wh: Image size (width, height) in pixels.
         scene: One of `SCENES`: a style of room, or 'room' for any.
         speed_m_s: Walking speed.
+        shadows: Whether the main lamp casts shadows.
 
     Raises:
         ValueError: `scene` is none of `SCENES`.
     """
 
     def __init__(
-        self, seed: int, size_wh: tuple[int, int] = (640, 480), scene: str = 'room', *, speed_m_s: float = 0.5
+        self,
+        seed: int,
+        size_wh: tuple[int, int] = (640, 480),
+        scene: str = 'room',
+        *,
+        speed_m_s: float = 0.5,
+        shadows: bool = False,
     ) -> None:
         if scene not in SCENES:
             raise ValueError(f'scene must be one of {", ".join(SCENES)}, got {scene!r}')
@@ -135,11 +142,16 @@ class SceneCamera:
         self._rng = np.random.default_rng([seed, 1])
         self._room = room
         self._places = free_positions(room)
-        self._renderer = SceneRenderer(build_scene(room, size_wh), size_wh)
+        self._renderer = SceneRenderer(build_scene(room, size_wh, shadows=shadows), size_wh)
         self._speed = speed_m_s
         self._position, self._yaw, self._pitch = view_pose(self._rng, room, self._places)
         self._goal = self._next_goal()
         self._renderer.look(self._position, self._yaw, self._pitch)
+
+    @property
+    def scene(self) -> Scene:
+        """The compiled room."""
+        return self._renderer.scene
 
     @property
     def intrinsics(self) -> tuple[float, float, float, float]:

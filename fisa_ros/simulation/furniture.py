@@ -52,6 +52,7 @@ class Item:
         footprint: Extent (x, y) in m.
         height: Extent z in m.
         tops: Carrying surfaces as (z, x extent, y extent) in m, centred.
+        look: The material that one would describe it by.
     """
 
     category: str
@@ -59,6 +60,14 @@ class Item:
     footprint: tuple[float, float]
     height: float
     tops: tuple[Vector, ...] = field(default=())
+    look: Material | None = None
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Adjectives that are true of it: the colour, then what it is made of."""
+        if self.look is None:
+            return ()
+        return (self.look.color_name, self.look.kind) if self.look.kind else (self.look.color_name,)
 
 
 Builder = Callable[[np.random.Generator], Item]
@@ -96,7 +105,7 @@ def chair(rng: np.random.Generator) -> Item:
         for x in np.linspace(-width / 2 + 0.03, width / 2 - 0.03, 4):
             parts.append(Part('box', (0.035, 0.035, height - seat), (float(x), back_y, (height + seat) / 2), body))
         parts.append(Part('box', (width, 0.045, 0.09), (0, back_y, height - 0.045), body))
-    return Item('chair', tuple(parts), (width, depth), height)
+    return Item('chair', tuple(parts), (width, depth), height, look=body)
 
 
 def table(rng: np.random.Generator) -> Item:
@@ -114,7 +123,7 @@ def table(rng: np.random.Generator) -> Item:
         width, depth = rng.uniform(0.9, 1.7), rng.uniform(0.6, 0.9)
         parts = [Part('box', (width, depth, 0.045), (0, 0, height - 0.022), material)]
         parts += _legs(width, depth, height - 0.045, rng.uniform(0.04, 0.08), material)
-    return Item('table', tuple(parts), (width, depth), height, ((height, width * 0.8, depth * 0.8),))
+    return Item('table', tuple(parts), (width, depth), height, ((height, width * 0.8, depth * 0.8),), look=material)
 
 
 def couch(rng: np.random.Generator) -> Item:
@@ -135,7 +144,7 @@ def couch(rng: np.random.Generator) -> Item:
     for index in range(count):
         x = -width / 2 + arm + inner * (index + 0.5)
         parts.append(Part('box', (inner - 0.02, depth - 0.24, 0.14), (x, -0.1, seat), cushion))
-    return Item('couch', tuple(parts), (width, depth), height)
+    return Item('couch', tuple(parts), (width, depth), height, look=cover)
 
 
 def bed(rng: np.random.Generator) -> Item:
@@ -152,7 +161,7 @@ def bed(rng: np.random.Generator) -> Item:
     ]
     for x in (0.0,) if width < 1.2 else (-width / 4, width / 4):
         parts.append(Part('ellipsoid', (0.55, 0.36, 0.2), (x, depth / 2 - 0.28, height + 0.07), sheet))
-    return Item('bed', tuple(parts), (width, depth), 1.0)
+    return Item('bed', tuple(parts), (width, depth), 1.0, look=blanket)
 
 
 def bookshelf(rng: np.random.Generator) -> Item:
@@ -177,7 +186,7 @@ def bookshelf(rng: np.random.Generator) -> Item:
                 Part('box', (run, depth * 0.7, tall), (x + run / 2, -0.01, z + tall / 2), Material(spines, 6.0))
             )
             x += run
-    return Item('bookshelf', tuple(parts), (width, depth), height)
+    return Item('bookshelf', tuple(parts), (width, depth), height, look=material)
 
 
 def cabinet(rng: np.random.Generator) -> Item:
@@ -199,7 +208,7 @@ def cabinet(rng: np.random.Generator) -> Item:
             x = 0.0 if columns == 1 else (-0.06 if column == 0 else 0.06)
             parts.append(Part('sphere', (0.045,) * 3, (x, front - 0.02, height * (row + 0.55) / rows), knob))
     tops = ((height, width * 0.8, depth * 0.7),) if height < 1 else ()
-    return Item('cabinet', tuple(parts), (width, depth), height, tops)
+    return Item('cabinet', tuple(parts), (width, depth), height, tops, look=material)
 
 
 def lamp(rng: np.random.Generator) -> Item:
@@ -213,7 +222,7 @@ def lamp(rng: np.random.Generator) -> Item:
         Part('cylinder', (shade, shade, 0.26), (0, 0, height - 0.08), glow),
         Part('cylinder', (shade * 0.8, shade * 0.8, 0.06), (0, 0, height + 0.07), glow),
     )
-    return Item('lamp', parts, (0.35, 0.35), height)
+    return Item('lamp', parts, (0.35, 0.35), height, look=pole)
 
 
 def plant(rng: np.random.Generator) -> Item:
@@ -249,7 +258,7 @@ def stool(rng: np.random.Generator) -> Item:
         x, y = seat * 0.42 * np.cos(angle), seat * 0.42 * np.sin(angle)
         parts.append(Part('cylinder', (0.035, 0.035, height), (x, y, height / 2 - 0.03), material))
     parts.append(Part('cylinder', (seat * 0.8, seat * 0.8, 0.02), (0, 0, height * 0.3), material))
-    return Item('stool', tuple(parts), (seat, seat), height)
+    return Item('stool', tuple(parts), (seat, seat), height, look=material)
 
 
 def trash_can(rng: np.random.Generator) -> Item:
@@ -264,7 +273,7 @@ def trash_can(rng: np.random.Generator) -> Item:
     ]
     if rng.random() < 0.5:
         parts.append(Part('ellipsoid', (width * 1.05, width * 1.05, 0.16), (0, 0, height + 0.02), body))
-    return Item('trash can', tuple(parts), (width * 1.1, width * 1.1), height)
+    return Item('trash can', tuple(parts), (width * 1.1, width * 1.1), height, look=body)
 
 
 def barrel(rng: np.random.Generator) -> Item:
@@ -274,7 +283,7 @@ def barrel(rng: np.random.Generator) -> Item:
     parts = [Part('cylinder', (width, width, height), (0, 0, height / 2), body)]
     for z in (0.02, height / 3, 2 * height / 3, height - 0.02):
         parts.append(Part('cylinder', (width * 1.06, width * 1.06, 0.04), (0, 0, z), body))
-    return Item('barrel', tuple(parts), (width, width), height, ((height, width * 0.5, width * 0.5),))
+    return Item('barrel', tuple(parts), (width, width), height, ((height, width * 0.5, width * 0.5),), look=body)
 
 
 def pallet(rng: np.random.Generator) -> Item:
@@ -299,7 +308,7 @@ def ladder(rng: np.random.Generator) -> Item:
     for z in np.arange(0.25, height - 0.05, 0.27):
         y = -lean / 2 * (height - z)
         parts.append(Part('box', (width, 0.08, 0.03), (0, float(y) * 0.98, float(z)), rail))
-    return Item('ladder', tuple(parts), (width, lean * height), height)
+    return Item('ladder', tuple(parts), (width, lean * height), height, look=rail)
 
 
 def traffic_cone(rng: np.random.Generator) -> Item:
@@ -315,7 +324,7 @@ def traffic_cone(rng: np.random.Generator) -> Item:
         material = white if 0.35 < fraction < 0.55 or 0.7 < fraction < 0.82 else orange
         z = 0.03 + height * (index + 0.5) / rings
         parts.append(Part('cylinder', (diameter, diameter, height / rings), (0, 0, z), material))
-    return Item('traffic cone', tuple(parts), (base, base), height)
+    return Item('traffic cone', tuple(parts), (base, base), height, look=orange)
 
 
 def box(rng: np.random.Generator) -> Item:
@@ -327,7 +336,7 @@ def box(rng: np.random.Generator) -> Item:
         Part('box', (width, depth, height), (0, 0, height / 2), card),
         Part('box', (0.06, depth + 0.004, height + 0.004), (0, 0, height / 2), tape),
     )
-    return Item('box', parts, (width, depth), height, ((height, width * 0.6, depth * 0.6),))
+    return Item('box', parts, (width, depth), height, ((height, width * 0.6, depth * 0.6),), look=card)
 
 
 def ball(rng: np.random.Generator) -> Item:
@@ -341,7 +350,7 @@ def ball(rng: np.random.Generator) -> Item:
             pick(rng, ((0.8, 0.15, 0.12), (0.1, 0.25, 0.6))),
         )
         skin = Material(two_tone(striped(rng), light, dark), repeat=3.0, shininess=0.4)
-    return Item('ball', (Part('sphere', (size,) * 3, (0, 0, size / 2), skin),), (size, size), size)
+    return Item('ball', (Part('sphere', (size,) * 3, (0, 0, size / 2), skin),), (size, size), size, look=skin)
 
 
 def fire_extinguisher(rng: np.random.Generator) -> Item:
@@ -357,7 +366,7 @@ def fire_extinguisher(rng: np.random.Generator) -> Item:
         Part('box', (0.2, 0.04, 0.035), (0.04, 0, height), black),
         Part('capsule', (0.035, 0.035, height * 0.55), (width * 0.62, 0, height * 0.6), black),
     )
-    return Item('fire extinguisher', parts, (width, width), height)
+    return Item('fire extinguisher', parts, (width, width), height, look=red)
 
 
 FLOOR_STANDING: dict[str, Builder] = {

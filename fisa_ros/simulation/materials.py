@@ -21,12 +21,19 @@ class Material:
         repeat: Texture repetitions per metre along x and y.
         shininess: Specular strength in [0, 1].
         emission: Own light in [0, 1], for lamps and windows.
+        kind: What it is made of, as an adjective; '' where nobody would say it.
     """
 
     rgb: NDArray[np.uint8]
     repeat: float = 1.0
     shininess: float = 0.1
     emission: float = 0.0
+    kind: str = ''
+
+    @property
+    def color_name(self) -> str:
+        """The everyday word for its mean colour."""
+        return color_name(self.rgb.reshape(-1, 3).mean(0) / 255)
 
 
 def _noise(rng: np.random.Generator, octaves: int = 4) -> NDArray[np.float32]:
@@ -131,6 +138,30 @@ def pick(rng: np.random.Generator, colors: tuple[Rgb, ...], amount: float = 0.08
     return vary(rng, colors[int(rng.integers(len(colors)))], amount)
 
 
+_COLOR_NAMES: dict[str, tuple[Rgb, ...]] = {
+    'white': ((0.93, 0.93, 0.92),),
+    'black': ((0.07, 0.07, 0.08),),
+    'grey': ((0.3, 0.3, 0.31), (0.5, 0.5, 0.51), (0.68, 0.69, 0.7)),
+    'red': ((0.8, 0.12, 0.1), (0.55, 0.15, 0.15)),
+    'orange': ((0.95, 0.4, 0.08),),
+    'yellow': ((0.95, 0.78, 0.15), (0.85, 0.68, 0.2)),
+    'green': ((0.15, 0.42, 0.16), (0.2, 0.6, 0.3), (0.42, 0.52, 0.36), (0.2, 0.4, 0.32)),
+    'blue': ((0.15, 0.33, 0.72), (0.2, 0.28, 0.46), (0.3, 0.44, 0.55), (0.58, 0.78, 0.92)),
+    'purple': ((0.5, 0.34, 0.5), (0.35, 0.2, 0.5)),
+    'brown': ((0.4, 0.25, 0.14), (0.28, 0.17, 0.1), (0.56, 0.38, 0.22), (0.44, 0.35, 0.27)),
+    'beige': ((0.73, 0.57, 0.38), (0.8, 0.75, 0.62), (0.66, 0.6, 0.52)),
+}
+
+
+def color_name(rgb: NDArray[np.floating]) -> str:
+    """Return the everyday word for a colour, `(3,)` in [0, 1]."""
+    distances = {
+        name: min(float(np.sum((np.asarray(example) - rgb) ** 2)) for example in examples)
+        for name, examples in _COLOR_NAMES.items()
+    }
+    return min(distances, key=distances.__getitem__)
+
+
 WOODS: tuple[Rgb, ...] = ((0.55, 0.36, 0.2), (0.4, 0.25, 0.14), (0.72, 0.54, 0.34), (0.3, 0.18, 0.1))
 FABRICS: tuple[Rgb, ...] = (
     (0.45, 0.45, 0.48), (0.2, 0.28, 0.45), (0.5, 0.2, 0.18), (0.42, 0.34, 0.25), (0.2, 0.38, 0.3), (0.65, 0.6, 0.52),
@@ -142,23 +173,23 @@ PLASTICS: tuple[Rgb, ...] = (
 
 def wood(rng: np.random.Generator) -> Material:
     """Grained wood in one of its usual colours."""
-    return Material(paint(grained(rng), pick(rng, WOODS), 0.2), repeat=1.5, shininess=0.2)
+    return Material(paint(grained(rng), pick(rng, WOODS), 0.2), repeat=1.5, shininess=0.2, kind='wooden')
 
 
 def fabric(rng: np.random.Generator, colors: tuple[Rgb, ...] = FABRICS) -> Material:
     """Upholstery: plain, speckled or striped."""
     pattern: Pattern = (plain, speckled, speckled, striped)[int(rng.integers(4))]
-    return Material(paint(pattern(rng), pick(rng, colors), 0.15), repeat=2.0, shininess=0.0)
+    return Material(paint(pattern(rng), pick(rng, colors), 0.15), repeat=2.0, shininess=0.0, kind='fabric')
 
 
 def plastic(rng: np.random.Generator, colors: tuple[Rgb, ...] = PLASTICS) -> Material:
     """Smooth coloured plastic."""
-    return Material(paint(plain(rng), pick(rng, colors), 0.08), shininess=0.5)
+    return Material(paint(plain(rng), pick(rng, colors), 0.08), shininess=0.5, kind='plastic')
 
 
 def metal(rng: np.random.Generator, colors: tuple[Rgb, ...] = ((0.6, 0.61, 0.63), (0.3, 0.3, 0.32))) -> Material:
     """Brushed metal."""
-    return Material(paint(grained(rng), pick(rng, colors, 0.06), 0.08), shininess=0.8)
+    return Material(paint(grained(rng), pick(rng, colors, 0.06), 0.08), shininess=0.8, kind='metal')
 
 
 def painted(rng: np.random.Generator, colors: tuple[Rgb, ...]) -> Material:

@@ -18,6 +18,7 @@ from fisa_ros.simulation.materials import (
     tiled,
 )
 from fisa_ros.simulation.small_items import ON_TOP, ON_WALL, curtain, door, rug, window
+from fisa_ros.simulation.splits import SplitGenerator, split_of
 
 STYLES = ('home', 'office', 'workshop')
 _CLEARANCE_M = 0.12
@@ -176,7 +177,9 @@ def _shell(rng: np.random.Generator, style: str) -> tuple[Material, Material, Ma
     return floor, wall, ceiling
 
 
-def _wall_items(rng: np.random.Generator, size: Vector, plan: _FloorPlan) -> list[Placement]:
+def _wall_items(
+    rng: np.random.Generator, looks: np.random.Generator, size: Vector, plan: _FloorPlan
+) -> list[Placement]:
     placements: list[Placement] = []
     taken: list[tuple[float, float, float]] = []
 
@@ -194,13 +197,13 @@ def _wall_items(rng: np.random.Generator, size: Vector, plan: _FloorPlan) -> lis
         return None
 
     for _ in range(1 if rng.random() < 0.8 else 2):
-        hang(door(rng), 0.0, 0.02, free_floor=0.5)
+        hang(door(looks), 0.0, 0.02, free_floor=0.5)
     for _ in range(int(rng.integers(1, 4))):
-        opening = window(rng)
+        opening = window(looks)
         placed = hang(opening, float(rng.uniform(1.4, 1.6)), 0.02)
         if placed is not None and rng.random() < 0.65:
+            cloth = curtain(looks)
             for side in (-1, 1):
-                cloth = curtain(rng)
                 c, s = np.cos(placed.yaw), np.sin(placed.yaw)
                 along = side * (opening.footprint[0] / 2 + 0.12)
                 x = placed.position[0] + c * along + s * 0.1
@@ -208,20 +211,20 @@ def _wall_items(rng: np.random.Generator, size: Vector, plan: _FloorPlan) -> lis
                 taken.append((float(x), float(y), cloth.footprint[0] / 2))
                 placements.append(Placement(cloth, (float(x), float(y), 1.35), placed.yaw))
     for _ in range(int(rng.integers(0, 4))):
-        hang(ON_WALL['picture'](rng), float(rng.uniform(1.4, 1.7)), 0.02)
+        hang(ON_WALL['picture'](looks), float(rng.uniform(1.4, 1.7)), 0.02)
     if rng.random() < 0.6:
-        hang(ON_WALL['clock'](rng), float(rng.uniform(1.75, 2.05)), 0.03)
+        hang(ON_WALL['clock'](looks), float(rng.uniform(1.75, 2.05)), 0.03)
     return placements
 
 
-def _small_items(rng: np.random.Generator, carriers: list[Placement]) -> list[Placement]:
+def _small_items(rng: np.random.Generator, looks: np.random.Generator, carriers: list[Placement]) -> list[Placement]:
     placements = []
     names = list(ON_TOP)
     for carrier in carriers:
         for z, width, depth in carrier.item.tops:
             taken: list[tuple[float, float, float]] = []
             for _ in range(int(rng.integers(0, 5)) if width > 0.5 else int(rng.integers(0, 2))):
-                item = ON_TOP[names[int(rng.choice(len(names), p=(0.22, 0.22, 0.2, 0.18, 0.09, 0.09)))]](rng)
+                item = ON_TOP[names[int(rng.choice(len(names), p=(0.22, 0.22, 0.2, 0.18, 0.09, 0.09)))]](looks)
                 radius = max(item.footprint) / 2
                 if 2 * radius > min(width, depth) * 1.3:
                     continue
@@ -238,7 +241,7 @@ def _small_items(rng: np.random.Generator, carriers: list[Placement]) -> list[Pl
 
 
 def make_room(seed: int, style: str | None = None) -> Room:
-    """Return the random room of `seed`; the same seed always gives the same room.
+    """Return the random room of `seed`; the same seed always gives the same room, of the split the seed belongs to.
 
     Args:
         seed: Any non-negative number.
@@ -250,31 +253,32 @@ def make_room(seed: int, style: str | None = None) -> Room:
     if style is not None and style not in STYLES:
         raise ValueError(f'style must be one of {", ".join(STYLES)}, got {style!r}')
     rng = np.random.default_rng(seed)
+    looks = SplitGenerator([seed, 1], split_of(seed))
     style = style or STYLES[int(rng.choice(3, p=(0.45, 0.3, 0.25)))]
     size = (float(rng.uniform(4.0, 6.5)), float(rng.uniform(4.0, 6.5)), float(rng.uniform(2.45, 2.9)))
-    floor, wall, ceiling = _shell(rng, style)
+    floor, wall, ceiling = _shell(looks, style)
     plan = _FloorPlan(rng, size)
-    placements = _wall_items(rng, size, plan)
+    placements = _wall_items(rng, looks, size, plan)
     names = list(FLOOR_STANDING)
     weights = np.array([_WEIGHTS[style].get(name, 1.0) for name in names])
     standing: list[Placement] = []
     for _ in range(int(rng.integers(8, 17))):
-        item = FLOOR_STANDING[names[int(rng.choice(len(names), p=weights / weights.sum()))]](rng)
+        item = FLOOR_STANDING[names[int(rng.choice(len(names), p=weights / weights.sum()))]](looks)
         placed = plan.against_wall(item) if item.category in AGAINST_WALL else plan.anywhere(item)
         if placed is None:
             continue
         standing.append(placed)
         if item.category == 'table' and item.height > 0.6:
             for _ in range(int(rng.integers(0, 3))):
-                neighbour = plan.beside(placed, FLOOR_STANDING['chair'](rng))
+                neighbour = plan.beside(placed, FLOOR_STANDING['chair'](looks))
                 if neighbour is not None:
                     standing.append(neighbour)
     placements += standing
-    placements += _small_items(rng, standing)
+    placements += _small_items(rng, looks, standing)
     if rng.random() < 0.55:
         x, y = rng.uniform(-0.2, 0.2, 2) * np.asarray(size[:2])
         yaw = 0.0 if rng.random() < 0.6 else float(rng.uniform(-0.5, 0.5))
-        placements.append(Placement(rug(rng), (float(x), float(y), 0.0), yaw))
+        placements.append(Placement(rug(looks), (float(x), float(y), 0.0), yaw))
     lights = tuple(
         Light(
             (float(rng.uniform(-0.35, 0.35) * size[0]), float(rng.uniform(-0.35, 0.35) * size[1]), size[2] - 0.25),

@@ -33,12 +33,14 @@ class Scene:
         geom_instance: `(ngeom,)` uint16, 1-based instance of each geometry. All geometries of one stuff category
             are one instance.
         categories: The category of instance 1, 2, ...
+        attributes: The adjectives of instance 1, 2, ...; of fused stuff those that are true of all of it.
         room: What it was made from.
     """
 
     model: mujoco.MjModel
     geom_instance: NDArray[np.uint16]
     categories: tuple[Category, ...]
+    attributes: tuple[tuple[str, ...], ...]
     room: Room
 
 
@@ -64,13 +66,18 @@ class _Builder:
         self.names: dict[int, str] = {}
         self.instances: list[int] = []
         self.categories: list[Category] = []
+        self.attributes: list[tuple[str, ...]] = []
         self.stuff: dict[str, int] = {}
 
-    def instance(self, name: str) -> int:
+    def instance(self, name: str, attributes: tuple[str, ...] = ()) -> int:
         category = CATEGORY_BY_NAME[name]
         if not category.is_thing and name in self.stuff:
-            return self.stuff[name]
+            number = self.stuff[name]
+            known = self.attributes[number - 1]
+            self.attributes[number - 1] = tuple(attribute for attribute in known if attribute in attributes)
+            return number
         self.categories.append(category)
+        self.attributes.append(attributes)
         number = len(self.categories)
         if not category.is_thing:
             self.stuff[name] = number
@@ -143,7 +150,7 @@ def build_scene(room: Room, size_wh: tuple[int, int], *, shadows: bool = False) 
     spec = builder.spec
     # In software, anti-aliasing doubles the time of an image; models shrink the image anyway.
     spec.visual.quality.offsamples = 0
-    spec.visual.quality.shadowsize = 1024
+    spec.visual.quality.shadowsize = 1024 if shadows else 0
     spec.visual.map.znear = 0.01
     spec.visual.global_.offwidth, spec.visual.global_.offheight = size_wh
     spec.visual.headlight.ambient = (room.ambient,) * 3
@@ -153,7 +160,7 @@ def build_scene(room: Room, size_wh: tuple[int, int], *, shadows: bool = False) 
     world = spec.worldbody
     for placement in room.placements:
         body = world.add_body(pos=placement.position, euler=(0.0, 0.0, placement.yaw))
-        instance = builder.instance(placement.item.category)
+        instance = builder.instance(placement.item.category, placement.item.attributes)
         for part in placement.item.parts:
             builder.add(body, part, instance)
     for light in room.lights:
@@ -186,4 +193,6 @@ def build_scene(room: Room, size_wh: tuple[int, int], *, shadows: bool = False) 
         texture = model.tex_data[start : start + TEXTURE_SIZE * TEXTURE_SIZE * model.tex_nchannel[index]]
         texture.reshape(TEXTURE_SIZE, TEXTURE_SIZE, -1)[:] = material.rgb
     # The compiler orders geometries by body, and bodies were added in this order.
-    return Scene(model, np.asarray(builder.instances, np.uint16), tuple(builder.categories), room)
+    return Scene(
+        model, np.asarray(builder.instances, np.uint16), tuple(builder.categories), tuple(builder.attributes), room
+    )

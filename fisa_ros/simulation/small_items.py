@@ -36,7 +36,7 @@ def bottle(rng: np.random.Generator) -> Item:
         Part('cylinder', (width * 0.36, width * 0.36, height * 0.35), (0, 0, height * 0.8), glass),
         Part('cylinder', (width * 0.42, width * 0.42, height * 0.06), (0, 0, height * 0.98), cap),
     )
-    return Item('bottle', parts, (width, width), height)
+    return Item('bottle', parts, (width, width), height, look=glass)
 
 
 def cup(rng: np.random.Generator) -> Item:
@@ -51,14 +51,15 @@ def cup(rng: np.random.Generator) -> Item:
         Part('box', (0.045, 0.018, 0.018), (width * 0.68, 0, height * 0.28), china),
         Part('box', (0.016, 0.018, height * 0.6), (width * 0.86, 0, height * 0.53), china),
     )
-    return Item('cup', parts, (width * 1.4, width), height)
+    return Item('cup', parts, (width * 1.4, width), height, look=china)
 
 
 def book(rng: np.random.Generator) -> Item:
     """One to three books lying on each other: coloured covers, pale pages."""
     width, depth = rng.uniform(0.18, 0.26), rng.uniform(0.24, 0.32)
     pages = painted(rng, ((0.93, 0.91, 0.84),))
-    parts, z = [], 0.0
+    parts: list[Part] = []
+    z = 0.0
     for _ in range(int(rng.integers(1, 4))):
         thickness = float(rng.uniform(0.03, 0.05))
         cover = fabric(rng, (*FABRICS, *PLASTICS))
@@ -69,7 +70,7 @@ def book(rng: np.random.Generator) -> Item:
             Part('box', (width, depth, thickness * 0.25), (0, 0, z + thickness * 0.88), cover, yaw),
         ]
         z += thickness
-    return Item('book', tuple(parts), (width, depth), z)
+    return Item('book', tuple(parts), (width, depth), z, look=cover)
 
 
 def monitor(rng: np.random.Generator) -> Item:
@@ -88,13 +89,13 @@ def monitor(rng: np.random.Generator) -> Item:
         Part('box', (0.06, 0.04, 0.14), (0, 0.02, 0.07), frame),
         Part('box', (0.24, 0.18, 0.015), (0, 0.02, 0.008), frame),
     )
-    return Item('monitor', parts, (width, 0.2), 0.12 + height)
+    return Item('monitor', parts, (width, 0.2), 0.12 + height, look=frame)
 
 
 def small_ball(rng: np.random.Generator) -> Item:
     """A ball of the size of a hand."""
-    size = rng.uniform(0.08, 0.14)
-    return Item('ball', (Part('sphere', (size,) * 3, (0, 0, size / 2), plastic(rng)),), (size, size), size)
+    size, skin = rng.uniform(0.08, 0.14), plastic(rng)
+    return Item('ball', (Part('sphere', (size,) * 3, (0, 0, size / 2), skin),), (size, size), size, look=skin)
 
 
 def potted_plant(rng: np.random.Generator) -> Item:
@@ -125,7 +126,7 @@ def door(rng: np.random.Generator) -> Item:
     for row in range(rows):
         z = height * (row + 0.5) / rows
         parts.append(Part('box', (width * 0.65, 0.086, height / rows * 0.72), (0, 0, z), panel))
-    return Item('door', tuple(parts), (width + 0.14, 0.1), height)
+    return Item('door', tuple(parts), (width + 0.14, 0.1), height, look=leaf)
 
 
 def window(rng: np.random.Generator) -> Item:
@@ -138,7 +139,7 @@ def window(rng: np.random.Generator) -> Item:
         parts.append(Part('box', (width + 0.08, 0.08, 0.06), (0, 0, z), frame))
     for x in (-width / 2, 0.0, width / 2):
         parts.append(Part('box', (0.06, 0.08, height), (x, 0, 0), frame))
-    return Item('window', tuple(parts), (width + 0.1, 0.1), height)
+    return Item('window', tuple(parts), (width + 0.1, 0.1), height, look=frame)
 
 
 def curtain(rng: np.random.Generator) -> Item:
@@ -151,7 +152,7 @@ def curtain(rng: np.random.Generator) -> Item:
         for x in np.linspace(-width / 2, width / 2, folds)
     ]
     parts.append(Part('box', (width + 0.15, 0.03, 0.03), (0, -0.03, height / 2 + 0.02), metal(rng)))
-    return Item('curtain', tuple(parts), (width + 0.1, 0.1), height)
+    return Item('curtain', tuple(parts), (width + 0.1, 0.1), height, look=cloth)
 
 
 def picture(rng: np.random.Generator) -> Item:
@@ -169,7 +170,7 @@ def picture(rng: np.random.Generator) -> Item:
         Part('box', (width * 0.9, 0.034, height * 0.9), (0, 0, 0), margin),
         Part('box', (width * 0.7, 0.038, height * 0.7), (0, 0, 0), Material(shown, rng.uniform(1.0, 3.0))),
     )
-    return Item('picture', parts, (width, 0.05), height)
+    return Item('picture', parts, (width, 0.05), height, look=frame)
 
 
 def clock(rng: np.random.Generator) -> Item:
@@ -190,7 +191,7 @@ def clock(rng: np.random.Generator) -> Item:
         angle = tick * np.pi / 6
         x, z = size * 0.38 * np.sin(angle), size * 0.38 * np.cos(angle)
         parts.append(Part('box', (0.016, 0.05, 0.03), (x, -0.002, z), hand, (0.0, angle, 0.0)))
-    return Item('clock', tuple(parts), (size, 0.05), size)
+    return Item('clock', tuple(parts), (size, 0.05), size, look=rim)
 
 
 def rug(rng: np.random.Generator) -> Item:
@@ -200,11 +201,12 @@ def rug(rng: np.random.Generator) -> Item:
     main, border = pick(rng, colors), pick(rng, colors, 0.2)
     pattern = (checked, striped, speckled)[int(rng.integers(3))](rng)
     inner = Material(two_tone(pattern, main, border), repeat=rng.uniform(0.7, 2.0))
+    edge = Material(paint(grained(rng), border, 0.15))
     parts = (
-        Part('box', (width, depth, 0.012), (0, 0, 0.006), Material(paint(grained(rng), border, 0.15))),
+        Part('box', (width, depth, 0.012), (0, 0, 0.006), edge),
         Part('box', (width * 0.86, depth * 0.82, 0.016), (0, 0, 0.008), inner),
     )
-    return Item('rug', parts, (width, depth), 0.016)
+    return Item('rug', parts, (width, depth), 0.016, look=edge)
 
 
 ON_TOP: dict[str, Builder] = {

@@ -17,7 +17,7 @@ RANK = {
             {'networks'},
             {'runtime'},
             {'pipeline'},
-            {'training', 'evaluation', 'simulation'},
+            {'training', 'evaluation', 'simulation', 'datasets'},
             {'node'},
             {'tools'},
         ]

@@ -30,7 +30,7 @@ def test_no_held_out_synonym_is_a_training_word():
     shipped = VocabularyRegistry().propose(VocabularyRequest.parse('indoor'))
     training = {name for entry in shipped.classes for name in entry.names}
     assert list(document) == [category.name for category in CATEGORIES]
-    assert training == {word for name, entry in document.items() for word in (name, *entry['training'])}
+    assert training <= {word for name, entry in document.items() for word in (name, *entry['training'])}
     held_out = [word for entry in document.values() for word in entry['held_out']]
     assert len(held_out) == len(set(held_out)) >= len(CATEGORIES)
     assert not training & set(held_out)
