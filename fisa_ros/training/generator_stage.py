@@ -1,24 +1,37 @@
-"""Trains the tiny mask generator on simulated views, without any class."""
+"""Trains the tiny mask generator without any class."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.networks.tiny_generator import TinyMaskGenerator
-from fisa_ros.simulation.views import ViewSet
 from fisa_ros.training.batches import Batch, training_batches, validation_batches
-from fisa_ros.training.loop import Phase, train
+from fisa_ros.training.loop import Phase, RunSettings, Term, train
+from fisa_ros.training.mask_accuracy import VALIDATION_IMAGES
 from fisa_ros.training.mask_loss import mask_loss
 
 
-def mean_best_iou(generator: TinyMaskGenerator, views: ViewSet, limit: int = 120) -> dict[str, float]:
+@dataclass(frozen=True, slots=True)
+class GeneratorOptions:
+    """Settings of the stage.
+
+    Attributes:
+        frozen_norms: Keep the statistics of batch normalisations, for a start from trained weights.
+    """
+
+    frozen_norms: bool = False
+
+
+def mean_best_iou(generator: TinyMaskGenerator, dataset: PanopticDataset, size: int, limit: int) -> dict[str, float]:
     """Return the mean over ground-truth masks of the best IoU of any proposal with objectness above 0.5."""
+    was_training = generator.training
     generator.eval()
     best: list[Tensor] = []
-    seen = 0
     with torch.inference_mode():
-        for batch in validation_batches(views, 8):
+        for batch in validation_batches(dataset, size, 8, limit):
             proposals = generator(batch.images)
             for image, masks in enumerate(batch.masks):
                 kept = proposals.mask_logits[image][proposals.objectness[image] > 0.5].flatten(1) > 0
@@ -26,31 +39,38 @@ def mean_best_iou(generator: TinyMaskGenerator, views: ViewSet, limit: int = 120
                 inter = truth.float() @ kept.float().T
                 union = truth.sum(1, keepdim=True) + kept.sum(1) - inter
                 best.append((inter / union.clamp(min=1)).max(1).values if kept.shape[0] else torch.zeros(len(truth)))
-            seen += len(batch.masks)
-            if seen >= limit:
-                break
-    generator.train()
+    generator.train(was_training)
     ious = torch.cat(best)
     return {'best_iou': ious.mean().item(), 'recall': (ious > 0.5).float().mean().item()}
 
 
 def train_generator(
-    generator: TinyMaskGenerator, views: ViewSet, validation: ViewSet, phases: list[Phase], folder: Path, seed: int
+    generator: TinyMaskGenerator,
+    dataset: PanopticDataset,
+    validation: PanopticDataset,
+    phases: list[Phase],
+    folder: Path,
+    seed: int,
+    options: GeneratorOptions,
+    run: RunSettings,
 ) -> None:
     """Train `generator` in place through `phases`."""
-    generator.train().to(memory_format=torch.channels_last)
+    generator.requires_grad_(True).train(not options.frozen_norms).to(memory_format=torch.channels_last)
 
-    def loss(batch: Batch, _: int) -> dict[str, Tensor]:
-        with torch.autocast('cpu', torch.bfloat16):
-            predictions = generator.all_predictions(batch.images.contiguous(memory_format=torch.channels_last))
-        return mask_loss(predictions, batch.masks)
+    def loss(batch: Batch, _: int) -> dict[str, Term]:
+        predictions = generator.all_predictions(batch.images.contiguous(memory_format=torch.channels_last))
+        with torch.autocast(batch.images.device.type, enabled=False):
+            return mask_loss(predictions, batch.masks)
 
     train(
         generator,
         list(generator.parameters()),
         phases,
-        lambda phase, step: training_batches(views, phase.size, phase.batch_size, seed + phase.size, step),
+        lambda phase, step, rank, world_size: training_batches(
+            dataset, phase.size, phase.batch_size, seed + phase.size, step, rank=rank, world_size=world_size
+        ),
         loss,
         folder,
-        validate=lambda: mean_best_iou(generator, validation),
+        validate=lambda: mean_best_iou(generator, validation, phases[-1].size, VALIDATION_IMAGES),
+        run=run,
     )

@@ -5,6 +5,8 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
+from fisa_ros.training.loop import Term
+
 BCE_WEIGHT = 5.0
 DICE_WEIGHT = 5.0
 OBJECTNESS_WEIGHT = 2.0
@@ -32,19 +34,17 @@ def match(mask_logits: Tensor, objectness_logits: Tensor, masks: Tensor) -> tupl
     return torch.from_numpy(queries), torch.from_numpy(targets)
 
 
-def mask_loss(predictions: list[tuple[Tensor, Tensor]], masks: list[Tensor]) -> dict[str, Tensor]:
-    """Return the summed loss of all prediction layers under 'loss' and its parts of the last layer.
+def mask_loss(predictions: list[tuple[Tensor, Tensor]], masks: list[Tensor]) -> dict[str, Term]:
+    """Return the losses of the masks and of objectness, each summed over all prediction layers.
 
     Args:
         predictions: Per layer `(B, N, h, w)` mask logits and `(B, N)` objectness logits.
         masks: Per image `(T, h, w)` float32 shares in [0, 1].
     """
-    total = torch.zeros(())
-    parts: dict[str, Tensor] = {}
-    count = max(1, sum(len(target) for target in masks))
+    zero = predictions[0][0].new_zeros((), dtype=torch.float32)
+    bce = dice = objectness = zero
     for mask_logits, objectness_logits in predictions:
         flat_logits, scores = mask_logits.flatten(2).float(), objectness_logits.float()
-        bce = dice = torch.zeros(())
         objects = torch.zeros_like(scores)
         for image, target in enumerate(masks):
             if not len(target):
@@ -58,7 +58,10 @@ def mask_loss(predictions: list[tuple[Tensor, Tensor]], masks: list[Tensor]) -> 
             overlap = 2 * (probability * truth).sum(1) + 1
             dice = dice + (1 - overlap / (probability.sum(1) + truth.sum(1) + 1)).sum()
         weights = torch.where(objects > 0, 1.0, NO_OBJECT_WEIGHT)
-        objectness = F.binary_cross_entropy_with_logits(scores, objects, weights)
-        parts = {'bce': bce / count, 'dice': dice / count, 'objectness': objectness}
-        total = total + BCE_WEIGHT * parts['bce'] + DICE_WEIGHT * parts['dice'] + OBJECTNESS_WEIGHT * objectness
-    return {'loss': total, **parts}
+        objectness = objectness + F.binary_cross_entropy_with_logits(scores, objects, weights, reduction='sum')
+    count = sum(len(target) for target in masks)
+    return {
+        'bce': Term(bce, count, BCE_WEIGHT),
+        'dice': Term(dice, count, DICE_WEIGHT),
+        'objectness': Term(objectness, predictions[0][1].numel(), OBJECTNESS_WEIGHT),
+    }

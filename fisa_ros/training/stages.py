@@ -1,66 +1,237 @@
-"""Runs the stage of a recipe: renders its views, builds its networks, trains them, writes the result."""
+"""Runs the stage of a recipe: opens its data, builds its networks, trains them, writes the result."""
 
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 import hashlib
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
+import yaml
 
 from fisa_ros.core.errors import DataError
+from fisa_ros.core.manifest import load_manifest, verify_file
+from fisa_ros.core.resources import share_dir
+from fisa_ros.core.thresholds import Thresholds
+from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.networks.build import build_generator, build_network, build_text_encoder
+from fisa_ros.networks.image_tower import Regions
+from fisa_ros.networks.segmentation_network import SegmentationNetwork
 from fisa_ros.networks.tiny_generator import TinyMaskGenerator
-from fisa_ros.networks.weights import save_weights
-from fisa_ros.simulation.views import ViewSet, write_views
-from fisa_ros.training.classifier_stage import train_classifier
-from fisa_ros.training.generator_stage import train_generator
-from fisa_ros.training.recipe import Recipe
+from fisa_ros.networks.weights import load_weights, save_weights
+from fisa_ros.training.clip_stage import ClipOptions, train_clip
+from fisa_ros.training.fisa_stage import FisaOptions, train_fisa
+from fisa_ros.training.generator_stage import GeneratorOptions, train_generator
+from fisa_ros.training.loop import CHECKPOINT_NAME, RunSettings, load_trained
+from fisa_ros.training.recipe import Recipe, parse_options
 from fisa_ros.training.vocabulary_sampler import VocabularySampler
 
 NUM_SEMANTIC_TOKENS = 32
+MODEL_NAME = 'fisa-tiny'
 _LOG = logging.getLogger('fisa_ros.training')
 
 
-def _views(recipe: Recipe, out: Path) -> tuple[ViewSet, ViewSet]:
-    size = recipe.views['size']
-    return (
-        write_views(out / 'views' / 'train', 'train', recipe.views['train'], size),
-        write_views(out / 'views' / 'validation', 'validation', recipe.views['validation'], size),
-    )
+def run_stage(recipe: Recipe, data: Path, out: Path, run: RunSettings, earlier: Path | None = None) -> None:
+    """Train the stage of `recipe`.
 
-
-def _trained_generator(recipe: Recipe, out: Path) -> TinyMaskGenerator:
-    checkpoint = out / 'generator' / 'checkpoint.pt'
-    if not checkpoint.is_file():
-        raise DataError(f'{checkpoint} is missing: run the generator stage first')
-    generator = build_generator(recipe.generator)
-    assert isinstance(generator, TinyMaskGenerator)
-    generator.load_state_dict(torch.load(checkpoint, weights_only=True)['module'])
-    return generator
-
-
-def run_stage(recipe: Recipe, out: Path, threads: int) -> None:
-    """Train the stage of `recipe` with `threads` threads; everything is written below `out`.
+    Args:
+        recipe: What is trained.
+        data: Folder of the data sets; the recipe names the splits in it.
+        out: Folder of all stages; each has its own below it.
+        run: How it is run.
+        earlier: Folder of the stages that this one needs, by default `out`.
 
     Raises:
-        DataError: An earlier stage is missing or the training broke down.
+        DataError: An earlier stage is missing, data or settings do not fit, or the training broke down.
     """
-    torch.set_num_threads(threads)
     torch.manual_seed(recipe.seed)
-    views, validation = _views(recipe, out)
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
+    earlier = earlier or out
+    dataset, validation = open_split(data, recipe.splits['train']), open_split(data, recipe.splits['validation'])
+    phases = list(recipe.phases)
     if recipe.stage == 'generator':
-        generator = build_generator(recipe.generator)
+        generator = build_generator(_part(recipe, 'generator'))
         assert isinstance(generator, TinyMaskGenerator)
-        train_generator(generator, views, validation, recipe.phases, out / 'generator', recipe.seed)
+        if recipe.initial is not None:
+            generator.load_state_dict(_initial_network(recipe.initial).generator.state_dict())
+        generator_options = parse_options(GeneratorOptions, recipe.options, recipe.where)
+        train_generator(generator, dataset, validation, phases, out / 'generator', recipe.seed, generator_options, run)
         return
-    if recipe.classifier is None or recipe.text_encoder is None or recipe.prompt_templates is None:
-        raise DataError('a recipe of stage classifier needs classifier, text_encoder and prompt_templates')
-    generator = _trained_generator(recipe, out)
-    network = build_network(recipe.generator, recipe.classifier)
-    network.generator.load_state_dict(generator.state_dict())
-    network.tower.visual.conv1.stem.load_state_dict(generator.stem.state_dict())
-    sampler = VocabularySampler(build_text_encoder(recipe.text_encoder), recipe.prompt_templates, NUM_SEMANTIC_TOKENS)
-    train_classifier(network, sampler, views, validation, recipe.phases, out / 'classifier', recipe.seed)
-    network.generator.load_state_dict(_trained_generator(recipe, out).state_dict())
-    weights = out / 'fisa-tiny.safetensors'
+    network = build_network(_part(recipe, 'generator'), _part(recipe, 'classifier'))
+    encoder = build_text_encoder(_part(recipe, 'text_encoder'))
+    load_generator(network, recipe, earlier)
+    if recipe.stage == 'clip':
+        clip_options = parse_options(ClipOptions, recipe.options, recipe.where)
+        network.tower.visual.conv1.stem.load_state_dict(network.generator.get_submodule('stem').state_dict())
+        names = {category.id: [category.name] for category in dataset.categories.values()}
+        sampler = VocabularySampler(encoder, recipe.prompt_templates, NUM_SEMANTIC_TOKENS, names, list(names))
+        captions = data / 'annotations' / f'captions_{recipe.splits["train"]}.json'
+        train_clip(
+            network, encoder, sampler.full(), dataset, captions, validation, phases, out / 'clip', recipe.seed,
+            clip_options, run,
+        )  # fmt: skip
+        return
+    fisa_options = parse_options(FisaOptions, recipe.options, recipe.where)
+    load_clip(network, earlier / 'clip')
+    novel = novel_categories(fisa_options.class_split, dataset)
+    names = names_of_categories(fisa_options.synonyms, dataset)
+    tuned = [category for category in names if category not in novel]
+    sampler = VocabularySampler(encoder, recipe.prompt_templates, NUM_SEMANTIC_TOKENS, names, tuned)
+    train_fisa(network, sampler, novel, dataset, validation, phases, out / 'fisa', recipe.seed, fisa_options, run)
+    manifest = write_model(out / 'fisa', network, recipe)
+    _LOG.info('trained: --model %s', manifest)
+
+
+def write_model(folder: Path, network: SegmentationNetwork, recipe: Recipe) -> Path:
+    """Write weights and manifest of a trained network into `folder` and return the manifest.
+
+    Thresholds are those of the recipe's initial model, or middling ones; `tools.calibrate` finds better ones.
+    """
+    weights = folder / f'{MODEL_NAME}.safetensors'
     save_weights(network, weights)
-    _LOG.info('%s  sha256 %s', weights, hashlib.sha256(weights.read_bytes()).hexdigest())
+    thresholds = load_manifest(recipe.initial).thresholds if recipe.initial else Thresholds(0.25, 0.4, 0.5)
+    document = {
+        'name': MODEL_NAME,
+        'description': f'Trained by the stage {recipe.stage} of {Path(recipe.where).name}.',
+        'licence': 'Apache-2.0',
+        'image_size_hw': list(network.tower.visual.image_size),
+        'weights': {'file': weights.name, 'sha256': hashlib.sha256(weights.read_bytes()).hexdigest()},
+        'generator': dict(_part(recipe, 'generator')),
+        'classifier': dict(_part(recipe, 'classifier')),
+        'text_encoder': dict(_part(recipe, 'text_encoder')),
+        'prompt_templates': list(recipe.prompt_templates or ()),
+        'thresholds': asdict(thresholds),
+    }
+    manifest = folder / f'{MODEL_NAME}.yaml'
+    manifest.write_text(yaml.safe_dump(document, sort_keys=False), encoding='utf-8')
+    return manifest
+
+
+def write_untuned_model(folder: Path, recipe: Recipe, earlier: Path, regions: Regions) -> Path:
+    """Write the model of a recipe of stage fisa before any tuning, as a baseline; returns its manifest.
+
+    Args:
+        folder: Where it goes.
+        recipe: The recipe.
+        earlier: Folder of the stages before.
+        regions: What embeds a region, see `FisaImageTower`.
+    """
+    classifier = {**_part(recipe, 'classifier'), 'regions': regions}
+    recipe = replace(recipe, classifier=classifier)
+    network = build_network(_part(recipe, 'generator'), classifier)
+    load_generator(network, recipe, earlier)
+    load_clip(network, earlier / 'clip')
+    return write_model(folder, network, recipe)
+
+
+def open_split(data: Path, split: str) -> PanopticDataset:
+    """Open a split of a folder that is laid out as COCO's.
+
+    Raises:
+        DataError: It is missing or broken.
+    """
+    return PanopticDataset.open(data / split, data / 'annotations' / f'panoptic_{split}.json')
+
+
+def load_clip(network: SegmentationNetwork, folder: Path) -> None:
+    """Put what stage clip trained into the network's tower and head, and start FISA's parts afresh from it.
+
+    Raises:
+        DataError: The stage was not run.
+    """
+    _load(nn.ModuleDict({'visual': network.tower.visual, 'head': network.head}), folder, 'clip')
+    network.tower.start_from_clip()
+
+
+def novel_categories(class_split: str, dataset: PanopticDataset) -> list[int]:
+    """Return the ids of the novel categories that a file of a class split names; none without a file.
+
+    Raises:
+        DataError: The file is no class split, or it and the data set do not name the same categories.
+    """
+    if not class_split:
+        return []
+    path = _vocabulary_file(class_split)
+    document = _read_yaml(path)
+    if set(document) != {'base', 'novel'} or not all(isinstance(names, list) for names in document.values()):
+        raise DataError(f'{path} is not a class split: it needs the lists base and novel, and nothing else')
+    known = {category.name: category.id for category in dataset.categories.values()}
+    listed = [*document['base'], *document['novel']]
+    differing = sorted(set(listed) ^ set(known)) or sorted({name for name in listed if listed.count(name) > 1})
+    if differing:
+        raise DataError(f'{path} and {dataset.path} must name the same categories, once each; see {differing}')
+    return [known[name] for name in document['novel']]
+
+
+def names_of_categories(synonyms: str, dataset: PanopticDataset) -> dict[int, list[str]]:
+    """Return the names of each category: its own, then the training synonyms of a file.
+
+    Raises:
+        DataError: The file cannot be read or lacks a category.
+    """
+    document = _read_yaml(_vocabulary_file(synonyms)) if synonyms else {}
+    names = {}
+    for category in dataset.categories.values():
+        try:
+            words = document[category.name]['training'] if synonyms else []
+        except (KeyError, TypeError) as error:
+            raise DataError(f'{synonyms}: no training synonyms for {category.name!r}') from error
+        names[category.id] = [category.name, *words]
+    return names
+
+
+def _vocabulary_file(name_or_path: str) -> Path:
+    if name_or_path.endswith('.yaml'):
+        return Path(name_or_path)
+    return share_dir() / 'config' / 'vocabularies' / f'{name_or_path}.yaml'
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f'{path} cannot be read: {error}') from error
+    if not isinstance(document, dict):
+        raise DataError(f'{path} must hold a mapping')
+    return document
+
+
+def _part(recipe: Recipe, name: str) -> Mapping[str, Any]:
+    part: Mapping[str, Any] | None = getattr(recipe, name)
+    if part is None:
+        raise DataError(f'{recipe.where}: stage {recipe.stage} needs {name}')
+    return part
+
+
+def _initial_network(model: str) -> SegmentationNetwork:
+    manifest = load_manifest(model)
+    verify_file(manifest.weights.path, manifest.weights.sha256)
+    network = build_network(manifest.generator, manifest.classifier)
+    load_weights(network, manifest.weights.path)
+    return network
+
+
+def load_generator(network: SegmentationNetwork, recipe: Recipe, out: Path) -> None:
+    """Put the generator that stage generator trained into `network`, or else that of the recipe's initial model.
+
+    Raises:
+        DataError: There is neither.
+    """
+    if (out / 'generator' / CHECKPOINT_NAME).is_file():
+        _load(network.generator, out / 'generator', 'generator')
+    elif recipe.initial is not None:
+        network.generator.load_state_dict(_initial_network(recipe.initial).generator.state_dict())
+    else:
+        raise DataError(f'{out / "generator"} is missing: run the generator stage first, or name `initial` weights')
+
+
+def _load(module: nn.Module, folder: Path, stage: str) -> None:
+    if not folder.is_dir():
+        raise DataError(f'{folder} is missing: run the {stage} stage first')
+    try:
+        module.load_state_dict(load_trained(folder))
+    except RuntimeError as error:
+        raise DataError(f'{folder} does not fit this recipe: {error}') from error

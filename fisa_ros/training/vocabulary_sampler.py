@@ -1,17 +1,15 @@
 """Random vocabularies for training: a classifier must live with any words, and with words that are not there."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 import torch.nn.functional as F
-import yaml
 
-from fisa_ros.core.resources import share_dir
 from fisa_ros.core.vocabulary_state import choose_semantic_tokens
 from fisa_ros.networks.text_encoder import SentenceEncoder
-from fisa_ros.simulation.categories import CATEGORIES
 
 # Words for things that no simulated room holds: always wrong, so that a long vocabulary does not confuse.
 DISTRACTORS = (
@@ -22,6 +20,8 @@ DISTRACTORS = (
     'fountain', 'tent', 'truck',
 )  # fmt: skip
 _MAX_NAMES = 3
+_MIN_CLASSES = 5
+_MAX_DISTRACTORS = 12
 
 
 @dataclass(frozen=True)
@@ -33,63 +33,88 @@ class SampledVocabulary:
         synonym_mask: `(K, S)` bool.
         semantic_tokens: `(M, D)` unit rows, padded.
         token_mask: `(M,)` bool.
-        row_of_category: `(C + 1,)` int64, row of each category id; K (void) for those left out.
+        category_ids: Category of each of the first rows; the rows after them are distractors.
+        tokens_are_classes: Whether semantic token k stands for row k, as while they fit.
     """
 
     text_embeddings: Tensor
     synonym_mask: Tensor
     semantic_tokens: Tensor
     token_mask: Tensor
-    row_of_category: Tensor
+    category_ids: tuple[int, ...]
+    tokens_are_classes: bool
+
+    def rows_of(self, categories: Tensor, void: Sequence[int], ignored: int) -> Tensor:
+        """Map category ids of any shape to rows.
+
+        Args:
+            categories: int64 ids; ids that are neither here nor in `void` are ignored.
+            void: Category ids that are nothing when they are not in the vocabulary; they map to row K.
+            ignored: What all other ids map to.
+        """
+        table = torch.full((int(categories.max().clamp(min=0)) + 1,), ignored, device=categories.device)
+        for ids, rows in (
+            (void, [len(self.text_embeddings)] * len(void)),
+            (self.category_ids, range(len(self.category_ids))),
+        ):
+            for category, row in zip(ids, rows, strict=True):
+                if category < len(table):
+                    table[category] = row
+        return torch.where(categories < 0, ignored, table[categories.clamp(min=0)])
 
 
-def embed_names(encoder: SentenceEncoder, templates: list[str], names: list[str]) -> Tensor:
+def embed_names(encoder: SentenceEncoder, templates: Sequence[str], names: Sequence[str]) -> Tensor:
     """Return `(n, D)` unit rows: each name in every template, averaged."""
     sentences = [template.format(name) for name in names for template in templates]
     return F.normalize(encoder.encode(sentences).view(len(names), len(templates), -1).mean(1), dim=-1)
 
 
 class VocabularySampler:
-    """Draws vocabularies from the categories, their training synonyms and distractors.
+    """Draws vocabularies from categories, their synonyms and distractors.
 
     Args:
         encoder: The text encoder.
         templates: Prompt templates.
         num_semantic_tokens: Number M of semantic tokens.
+        names: The names of each category by its id, the first one first.
+        tuned: The categories that training may name; others occur in `full` only.
     """
 
-    def __init__(self, encoder: SentenceEncoder, templates: list[str], num_semantic_tokens: int) -> None:
-        document = yaml.safe_load((share_dir() / 'config' / 'vocabularies' / 'indoor_synonyms.yaml').read_text())
-        self._names = [
-            embed_names(encoder, templates, [category.name, *document[category.name]['training']])
-            for category in CATEGORIES
-        ]
+    def __init__(
+        self,
+        encoder: SentenceEncoder,
+        templates: Sequence[str],
+        num_semantic_tokens: int,
+        names: Mapping[int, Sequence[str]],
+        tuned: Sequence[int],
+    ) -> None:
+        self._names = {category: embed_names(encoder, templates, words) for category, words in names.items()}
         self._distractors = embed_names(encoder, templates, list(DISTRACTORS))
         self._num_tokens = num_semantic_tokens
+        self.tuned = tuple(tuned)
 
     def full(self) -> SampledVocabulary:
         """Return all categories by their first names."""
-        rows = [names[:1] for names in self._names]
-        return self._assemble(rows, list(range(len(CATEGORIES))))
+        return self._assemble([names[:1] for names in self._names.values()], tuple(self._names))
 
     def draw(self, rng: np.random.Generator) -> SampledVocabulary:
-        """Draw a vocabulary: half of the time some categories are left out and their masks are void."""
-        count = len(CATEGORIES)
-        kept = count if rng.random() < 0.5 else int(rng.integers(5, count))
-        chosen = [int(index) for index in rng.permutation(count)[:kept]]
+        """Draw a vocabulary of the tuned categories; half of the time some are left out and their masks are void."""
+        count = len(self.tuned)
+        kept = count if rng.random() < 0.5 else int(rng.integers(min(_MIN_CLASSES, count), count + 1))
+        chosen = tuple(self.tuned[int(index)] for index in rng.permutation(count)[:kept])
         rows = []
-        for index in chosen:
-            names = self._names[index]
+        for category in chosen:
+            names = self._names[category]
             picked = rng.permutation(len(names))[: int(rng.integers(1, _MAX_NAMES + 1))]
             # Unseen words lie near seen ones; noise of about that distance keeps the tower from learning points.
             noise = torch.from_numpy(rng.normal(0, 1, (len(picked), names.shape[1])).astype(np.float32))
             strength = float(rng.uniform(0, 0.5)) / names.shape[1] ** 0.5
             rows.append(F.normalize(names[torch.from_numpy(picked)] + strength * noise, dim=-1))
-        extra = rng.permutation(len(DISTRACTORS))[: int(rng.integers(0, 12))]
+        extra = rng.permutation(len(DISTRACTORS))[: int(rng.integers(0, _MAX_DISTRACTORS))]
         rows += [self._distractors[int(index) : int(index) + 1] for index in extra]
         return self._assemble(rows, chosen)
 
-    def _assemble(self, rows: list[Tensor], chosen: list[int]) -> SampledVocabulary:
+    def _assemble(self, rows: list[Tensor], chosen: tuple[int, ...]) -> SampledVocabulary:
         dim = rows[0].shape[1]
         embeddings = torch.zeros(len(rows), max(len(row) for row in rows), dim)
         for position, row in enumerate(rows):
@@ -98,12 +123,11 @@ class VocabularySampler:
         tokens = choose_semantic_tokens(means, self._num_tokens)
         semantic_tokens = torch.zeros(self._num_tokens, dim)
         semantic_tokens[: len(tokens)] = torch.from_numpy(tokens)
-        row_of_category = torch.full((len(CATEGORIES) + 1,), len(rows), dtype=torch.int64)
-        row_of_category[torch.tensor(chosen) + 1] = torch.arange(len(chosen))
         return SampledVocabulary(
-            embeddings,
-            embeddings.abs().sum(-1) > 0,
-            semantic_tokens,
-            torch.arange(self._num_tokens) < len(tokens),
-            row_of_category,
+            text_embeddings=embeddings,
+            synonym_mask=embeddings.abs().sum(-1) > 0,
+            semantic_tokens=semantic_tokens,
+            token_mask=torch.arange(self._num_tokens) < len(tokens),
+            category_ids=chosen,
+            tokens_are_classes=len(rows) <= self._num_tokens,
         )

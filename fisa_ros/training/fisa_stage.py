@@ -1,0 +1,184 @@
+"""Tunes FISA: SIMO's few parameters learn to name masks, with generator and CLIP frozen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+import torch.nn.functional as F
+
+from fisa_ros.core.errors import DataError
+from fisa_ros.datasets.coco_panoptic import PanopticDataset
+from fisa_ros.networks.segmentation_network import SegmentationNetwork
+from fisa_ros.training.batches import Batch, training_batches
+from fisa_ros.training.fiser import (
+    NOTHING_HIDDEN,
+    HiddenWordCycle,
+    SemanticReconstruction,
+    hide_tokens,
+    reconstruction_loss,
+)
+from fisa_ros.training.loop import Phase, RunSettings, Term, train
+from fisa_ros.training.mask_accuracy import IGNORED, SURE_LOGIT, VALIDATION_IMAGES, mask_accuracy, pad_masks
+from fisa_ros.training.simo import DEFAULT_SIMO_SETS, apply_simo
+from fisa_ros.training.vocabulary_sampler import SampledVocabulary, VocabularySampler
+
+_MIN_IOU = 0.5
+_MAX_FOREIGN_IOU = 0.15
+_ON_NOTHING = 0
+_FISER_WIDTH = 128
+_FISER_HEADS = 4
+_HIDING_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class FisaOptions:
+    """Settings of the stage.
+
+    Attributes:
+        simo: Parts of the network that learn.
+        class_split: File with the lists `base` and `novel` of category names, a shipped name or a path; masks of novel
+            categories are left out. Empty: all categories are base.
+        synonyms: File with other words for the categories, a shipped name or a path; empty for none.
+        predicted_share: Share of the steps that use predicted masks instead of true ones.
+        fiser_weight: Weight of FiSeR's loss; 0 for none.
+    """
+
+    simo: tuple[str, ...] = DEFAULT_SIMO_SETS
+    class_split: str = ''
+    synonyms: str = ''
+    predicted_share: float = 0.5
+    fiser_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.predicted_share <= 1.0:
+            raise DataError(f'predicted_share must be in [0, 1], got {self.predicted_share}')
+        if not 0.0 <= self.fiser_weight <= 100.0:
+            raise DataError(f'fiser_weight must be in [0, 100], got {self.fiser_weight}')
+
+
+def roughen(masks: Tensor, rng: np.random.Generator) -> Tensor:
+    """Grow, shrink or blur masks `(B, T, h, w)` in [0, 1] as a generator's mistakes would."""
+    kind = rng.random()
+    if kind < 0.25:
+        return F.max_pool2d(masks, 3, 1, 1)
+    if kind < 0.5:
+        return -F.max_pool2d(-masks, 3, 1, 1)
+    if kind < 0.7:
+        return F.avg_pool2d(masks, 3, 1, 1)
+    return masks
+
+
+def name_predicted_masks(mask_logits: Tensor, batch: Batch) -> Tensor:
+    """Return the categories `(B, N)` int64 of the objects that predicted masks lie on.
+
+    Masks on nothing in particular carry 0, those in between `IGNORED`.
+
+    Args:
+        mask_logits: `(B, N, h, w)`.
+        batch: The truth.
+    """
+    labels = torch.full(mask_logits.shape[:2], IGNORED, device=mask_logits.device)
+    for image, (masks, categories) in enumerate(zip(batch.masks, batch.categories, strict=True)):
+        if not len(masks):
+            continue
+        proposed = (mask_logits[image] > 0).flatten(1).float()
+        truth = (masks > 0.5).flatten(1).float()
+        inter = proposed @ truth.T
+        iou = inter / (proposed.sum(1, keepdim=True) + truth.sum(1) - inter).clamp(min=1)
+        best, index = iou.max(1)
+        labels[image] = torch.where(best > _MIN_IOU, categories[index], IGNORED)
+        labels[image][(best < _MAX_FOREIGN_IOU) & (proposed.sum(1) > 0)] = _ON_NOTHING
+    return labels
+
+
+class _HiddenWords(nn.Module):
+    """FiSeR's parts: what predicts hidden words, and which word of each image is hidden next."""
+
+    def __init__(self, network: SegmentationNetwork, categories: Sequence[int]) -> None:
+        super().__init__()
+        width = network.tower.visual.class_embedding.shape[0]
+        text_dim = network.head.void_embedding.shape[0]
+        self.reconstruction = SemanticReconstruction(width, text_dim, inner=_FISER_WIDTH, heads=_FISER_HEADS)
+        self.cycle = HiddenWordCycle(len(categories))
+        self.categories = list(categories)
+
+    def choose(self, categories: list[Tensor], vocabulary: SampledVocabulary) -> Tensor:
+        """Return `(B,)` int64 rows of the words to hide, `NOTHING_HIDDEN` where an image shows none of them."""
+        named = [category if category in vocabulary.category_ids else NOTHING_HIDDEN for category in self.categories]
+        present = torch.stack([torch.isin(torch.tensor(named), entry) for entry in categories])
+        chosen = self.cycle.choose(present)
+        rows = [vocabulary.category_ids.index(named[word]) if word >= 0 else NOTHING_HIDDEN for word in chosen.tolist()]
+        return torch.tensor(rows)
+
+
+def train_fisa(
+    network: SegmentationNetwork,
+    sampler: VocabularySampler,
+    novel: Sequence[int],
+    dataset: PanopticDataset,
+    validation: PanopticDataset,
+    phases: list[Phase],
+    folder: Path,
+    seed: int,
+    options: FisaOptions,
+    run: RunSettings,
+) -> None:
+    """Train what `options.simo` names of tower and head, in place; all else stays as it is."""
+    network.eval().requires_grad_(False)
+    parameters = apply_simo(network, options.simo)
+    trained = nn.ModuleDict({'tower': network.tower, 'head': network.head})
+    hidden_words = _HiddenWords(network, sampler.tuned) if options.fiser_weight else None
+    if hidden_words is not None:
+        trained['fiser'] = hidden_words
+        parameters += list(hidden_words.parameters())
+    network.to(memory_format=torch.channels_last)
+
+    def loss(batch: Batch, step: int) -> dict[str, Term]:
+        rng = np.random.default_rng([seed, step, 1])
+        vocabulary = sampler.draw(rng)
+        if rng.random() < options.predicted_share:
+            with torch.no_grad():
+                logits = network.generator(batch.images).mask_logits.float()
+            categories = name_predicted_masks(logits, batch)
+        else:
+            masks, categories = pad_masks(batch)
+            logits = (2 * roughen(masks, rng) - 1) * SURE_LOGIT
+        target = vocabulary.rows_of(categories, (_ON_NOTHING, *sampler.tuned), IGNORED)
+        images = batch.images.contiguous(memory_format=torch.channels_last)
+        hidden, token_mask = None, vocabulary.token_mask
+        # Not always: SEVE must also meet images all of whose words it sees, as at run time.
+        if hidden_words is not None and vocabulary.tokens_are_classes and rng.random() < _HIDING_SHARE:
+            hidden = hidden_words.choose(batch.categories, vocabulary)
+            token_mask = hide_tokens(token_mask, hidden)
+        encoded = network.tower.encode(images, logits, vocabulary.semantic_tokens, token_mask)
+        with torch.autocast(images.device.type, enabled=False):
+            scores = network.head.class_logits(
+                encoded.mask_embeddings, vocabulary.text_embeddings, vocabulary.synonym_mask
+            )
+        known = target != IGNORED
+        count = int(known.sum())
+        value = F.cross_entropy(scores[known], target[known], reduction='sum', label_smoothing=0.02)
+        right = (scores[known].argmax(-1) == target[known]).sum()
+        terms = {'loss': Term(value, count, 1.0), 'accuracy': Term(right, count, 0.0)}
+        if hidden_words is not None and hidden is not None:
+            predicted = hidden_words.reconstruction(encoded.image_tokens, vocabulary.semantic_tokens, token_mask)
+            with torch.autocast(images.device.type, enabled=False):
+                words = network.head.class_logits(predicted, vocabulary.text_embeddings, vocabulary.synonym_mask)
+            terms['fiser'] = Term(*reconstruction_loss(words[:, :-1], hidden), options.fiser_weight)
+        return terms
+
+    train(
+        trained,
+        parameters,
+        phases,
+        lambda phase, step, rank, world_size: training_batches(
+            dataset, phase.size, phase.batch_size, seed + phase.size, step, rank=rank, world_size=world_size
+        ),
+        loss,
+        folder,
+        validate=lambda: mask_accuracy(network, sampler.full(), validation, phases[-1].size, novel, VALIDATION_IMAGES),
+        run=run,
+    )

@@ -1,0 +1,74 @@
+"""How often the class of a ground-truth mask is the right one, among all classes."""
+
+from collections.abc import Callable, Collection
+
+import torch
+from torch import Tensor
+
+from fisa_ros.datasets.coco_panoptic import PanopticDataset
+from fisa_ros.networks.segmentation_network import SegmentationNetwork
+from fisa_ros.training.batches import Batch, validation_batches
+from fisa_ros.training.vocabulary_sampler import SampledVocabulary
+
+SURE_LOGIT = 8.0
+IGNORED = -100
+VALIDATION_IMAGES = 160
+
+Embed = Callable[[Tensor, Tensor, SampledVocabulary], Tensor]
+
+
+def pad_masks(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Stack the masks of a batch to `(B, T, h, w)` and its categories to `(B, T)`, padded with `IGNORED`."""
+    length = max(1, *(len(entry) for entry in batch.masks))
+    stacked = torch.zeros(len(batch.masks), length, *batch.masks[0].shape[1:])
+    labels = torch.full((len(batch.masks), length), IGNORED)
+    for image, (entry, categories) in enumerate(zip(batch.masks, batch.categories, strict=True)):
+        stacked[image, : len(entry)] = entry
+        labels[image, : len(entry)] = categories
+    return stacked, labels
+
+
+def mask_accuracy(
+    network: SegmentationNetwork,
+    vocabulary: SampledVocabulary,
+    dataset: PanopticDataset,
+    size: int,
+    novel: Collection[int] = (),
+    limit: int | None = None,
+    embed: Embed | None = None,
+) -> dict[str, float]:
+    """Return the share of ground-truth masks whose best class is right, over all, base and novel categories.
+
+    Args:
+        network: Its tower and head are measured.
+        vocabulary: All categories.
+        dataset: Images with truth.
+        size: Size of the images in pixels.
+        novel: Categories that training did not name.
+        limit: At most so many images.
+        embed: Images, mask logits and vocabulary to mask embeddings; by default the tower's.
+    """
+    was_training = network.tower.training
+    network.tower.eval()
+    right, truth = [], []
+    with torch.inference_mode():
+        for batch in validation_batches(dataset, size, 8, limit):
+            masks, categories = pad_masks(batch)
+            logits = (2 * masks - 1) * SURE_LOGIT
+            if embed is None:
+                embeddings = network.tower(batch.images, logits, vocabulary.semantic_tokens, vocabulary.token_mask)
+            else:
+                embeddings = embed(batch.images, logits, vocabulary)
+            scores = network.head.class_logits(embeddings, vocabulary.text_embeddings, vocabulary.synonym_mask)
+            known = categories != IGNORED
+            rows = vocabulary.rows_of(categories[known], (), IGNORED)
+            right.append(scores[..., :-1].argmax(-1)[known] == rows)
+            truth.append(categories[known])
+    network.tower.train(was_training)
+    hits, categories = torch.cat(right).float(), torch.cat(truth)
+    is_novel = torch.isin(categories, torch.tensor(sorted(novel), dtype=torch.int64))
+    scores_by_part = {'mask_accuracy': hits.mean().item()}
+    if novel:
+        scores_by_part['mask_accuracy_base'] = hits[~is_novel].mean().item()
+        scores_by_part['mask_accuracy_novel'] = hits[is_novel].mean().item()
+    return scores_by_part

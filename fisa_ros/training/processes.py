@@ -1,0 +1,109 @@
+"""The processes of one training run, one or several: what they add up, share and are told by signals."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+import signal
+import threading
+from typing import Any
+
+from accelerate import Accelerator  # type: ignore[import-untyped]
+from accelerate.utils import broadcast, gather_object, send_to_device  # type: ignore[import-untyped]
+import torch
+from torch import Tensor, nn
+
+
+class Processes:
+    """This process among those that `torchrun` started, or `accelerate launch` on GPUs; alone without them.
+
+    Attributes:
+        device: Where this process computes.
+        rank: Its number.
+        world_size: How many there are.
+    """
+
+    def __init__(self) -> None:
+        # Without `cpu`, Accelerate leaves several processes without a GPU unconnected.
+        self._accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        self.device: torch.device = self._accelerator.device
+        self.rank: int = self._accelerator.process_index
+        self.world_size: int = self._accelerator.num_processes
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the first one: it alone shows, logs and writes."""
+        return self.rank == 0
+
+    @property
+    def gpus(self) -> int:
+        """Number of GPUs in use."""
+        return self.world_size if self.device.type == 'cuda' else 0
+
+    def to_device(self, value: Any) -> Any:
+        """Move a tensor, or all tensors of a container, to this process's device."""
+        return send_to_device(value, self.device)
+
+    def sum(self, values: Sequence[Tensor | float]) -> list[float]:
+        """Add up scalars over all processes, in float64."""
+        own = torch.stack([torch.as_tensor(value, device=self.device).detach().double() for value in values])
+        summed: list[float] = self._accelerator.reduce(own, reduction='sum').tolist()
+        return summed
+
+    def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Add up the gradients over all processes, in place and in float32."""
+        if self.world_size == 1:
+            return
+        owned = torch.tensor([float(entry.grad is not None) for entry in parameters], device=self.device)
+        own = [
+            (torch.zeros_like(entry) if entry.grad is None else entry.grad).flatten().float() for entry in parameters
+        ]
+        summed: Tensor = self._accelerator.reduce(torch.cat([*own, owned]), reduction='sum')
+        *gradients, owners = summed.split([*(entry.numel() for entry in parameters), len(owned)])
+        for parameter, gradient, count in zip(parameters, gradients, owners.tolist(), strict=True):
+            # What has no gradient anywhere must keep none: AdamW would decay it.
+            parameter.grad = gradient.view_as(parameter).to(parameter.dtype) if count else None
+
+    def share_state(self, module: nn.Module) -> None:
+        """Give every process the first one's parameters and buffers."""
+        if self.world_size > 1:
+            for tensor in module.state_dict().values():
+                tensor.copy_(broadcast(tensor.contiguous()))
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the value of each process, by rank; tensors of it come on the CPU."""
+        gathered: list[Any] = gather_object([send_to_device(value, 'cpu')])
+        return gathered
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        self._accelerator.wait_for_everyone()
+
+    def random_states(self) -> list[dict[str, Tensor]]:
+        """Return the states of PyTorch's random generators, by rank."""
+        own = {'cpu': torch.get_rng_state()}
+        if self.device.type == 'cuda':
+            own['cuda'] = torch.cuda.get_rng_state(self.device)
+        return self.gather(own)
+
+    def restore_random_state(self, states: Sequence[Mapping[str, Tensor]]) -> None:
+        """Go on with this process's random numbers; those of another number of processes are left alone."""
+        if len(states) != self.world_size:
+            return
+        own = states[self.rank]
+        torch.set_rng_state(own['cpu'])
+        if self.device.type == 'cuda' and 'cuda' in own:
+            torch.cuda.set_rng_state(own['cuda'], self.device)
+
+
+@contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """Note SIGINT and SIGTERM instead of obeying them; launchers may send them twice to the same process."""
+    received: list[int] = []
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, lambda number, _: received.append(number))
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

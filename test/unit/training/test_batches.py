@@ -1,0 +1,154 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from fisa_ros.core.errors import DataError
+from fisa_ros.datasets.coco_panoptic import PanopticDataset, SegmentInfo, encode_ids
+from fisa_ros.training.batches import instance_masks, jitter_colors, training_batches, validation_batches
+
+IDS = (1, 300, 70_000)
+CATEGORIES = (5, 9, 5)
+COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Four images of 48x32: three upright stripes of one colour each, the last one void in image 0."""
+    images, annotations = tmp_path / 'train', tmp_path / 'annotations' / 'panoptic_train'
+    images.mkdir()
+    annotations.mkdir(parents=True)
+    document = {
+        'images': [{'id': n, 'file_name': f'{n}.png', 'height': 32, 'width': 48} for n in range(4)],
+        'annotations': [],
+        'categories': [{'id': n, 'name': str(n), 'isthing': 1} for n in (5, 9)],
+    }
+    for n in range(4):
+        count = 2 if n == 0 else 3
+        ids, pixels = np.zeros((32, 48), np.int32), np.zeros((32, 48, 3), np.uint8)
+        for stripe in range(count):
+            ids[:, 16 * stripe : 16 * (stripe + 1)] = IDS[stripe]
+            pixels[:, 16 * stripe : 16 * (stripe + 1)] = COLORS[stripe]
+        cv2.imwrite(str(images / f'{n}.png'), pixels[..., ::-1])
+        cv2.imwrite(str(annotations / f'{n}.png'), encode_ids(ids))
+        segments = [{'id': IDS[stripe], 'category_id': CATEGORIES[stripe]} for stripe in range(count)]
+        document['annotations'].append({'image_id': n, 'file_name': f'{n}.png', 'segments_info': segments})
+    annotations.with_suffix('.json').write_text(json.dumps(document))
+    return PanopticDataset.open(images, annotations.with_suffix('.json'))
+
+
+def assert_same(first, second):
+    assert torch.equal(first.images, second.images)
+    assert first.indices == second.indices
+    for name in ('masks', 'categories'):
+        for mine, other in zip(getattr(first, name), getattr(second, name), strict=True):
+            assert torch.equal(mine, other)
+
+
+def test_instance_masks_are_shares_of_cells_without_specks_and_crowds():
+    panoptic_map = np.zeros((8, 8), np.int32)
+    panoptic_map[:4, :2] = 70_000
+    panoptic_map[1, 2] = 70_000
+    panoptic_map[4:, :4] = 2
+    panoptic_map[7, 4:] = 3
+    panoptic_map[6, 4:7] = 3
+    panoptic_map[5, 7] = 4
+    segments = [
+        SegmentInfo(70_000, 5, False),
+        SegmentInfo(2, 6, True),
+        SegmentInfo(3, 7, False),
+        SegmentInfo(4, 8, False),
+    ]
+    masks, categories = instance_masks(panoptic_map, segments)
+    # Seven pixels of segment 3 and one of segment 4 are less than half a cell.
+    assert categories.tolist() == [5]
+    assert categories.dtype == torch.int64
+    assert masks.tolist() == [[[9 / 16, 0.0], [0.0, 0.0]]]
+    panoptic_map[6, 7] = 3
+    masks, categories = instance_masks(panoptic_map, segments)
+    assert categories.tolist() == [5, 7]
+    assert masks[1].tolist() == [[0.0, 0.0], [0.0, 0.5]]
+
+
+def test_an_image_without_instances_gives_no_masks():
+    masks, categories = instance_masks(np.zeros((8, 8), np.int32), [SegmentInfo(1, 5, True)])
+    assert masks.shape == (0, 2, 2)
+    assert masks.dtype == torch.float32
+    assert categories.shape == (0,)
+
+
+def test_batches_depend_on_seed_and_number_alone(dataset):
+    source = training_batches(dataset, 16, 4, seed=1)
+    first, second, third = next(source), next(source), next(source)
+    assert_same(next(training_batches(dataset, 16, 4, seed=1, first_step=2)), third)
+    assert not torch.equal(first.images, second.images)
+    assert not torch.equal(first.images, next(training_batches(dataset, 16, 4, seed=2)).images)
+    assert first.images.shape == (4, 3, 16, 16)
+    assert first.images.dtype == torch.float32
+    assert 0 <= first.images.min() < first.images.max() <= 1
+    assert all(mask.shape[1:] == (4, 4) for mask in first.masks)
+
+
+def test_processes_make_together_the_batch_of_one(dataset):
+    whole = next(training_batches(dataset, 16, 4, seed=1, first_step=3))
+    parts = [next(training_batches(dataset, 16, 4, seed=1, first_step=3, rank=rank, world_size=2)) for rank in (0, 1)]
+    assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+    assert parts[0].indices + parts[1].indices == whole.indices
+    assert parts[1].categories[1].tolist() == whole.categories[3].tolist()
+    with pytest.raises(DataError, match='batch_size must be divisible by 3 processes, got 4'):
+        next(training_batches(dataset, 16, 4, seed=1, world_size=3))
+
+
+def test_masks_stay_on_their_pixels_through_crop_and_flip(dataset):
+    source = training_batches(dataset, 48, 8, seed=0)
+    right, turned = [], set()
+    for _ in range(4):
+        batch = next(source)
+        for image, masks, categories, index in zip(
+            batch.images, batch.masks, batch.categories, batch.indices, strict=True
+        ):
+            full = masks.repeat_interleave(4, 1).repeat_interleave(4, 2) == 1
+            assert set(categories.tolist()) <= {5, 9}
+            for mask, category in zip(full, categories.tolist(), strict=True):
+                # The green stripe alone is of category 9; gains change colours but not which one is strongest.
+                strongest = image[:, mask].mean(1).argmax().item()
+                right.append(strongest == 1 if category == 9 else strongest != 1)
+            if index:
+                turned.add(bool(image[0, :, 0].mean() > image[2, :, 0].mean()))
+    assert len(right) > 60
+    assert all(right)
+    assert turned == {True, False}
+
+
+def test_noise_and_gain_keep_the_range():
+    image = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
+    kept = image.clone()
+    variants = [jitter_colors(image, np.random.default_rng(seed)) for seed in range(20)]
+    assert torch.equal(image, kept)
+    assert all(variant.min() >= 0 and variant.max() <= 1 for variant in variants)
+    assert torch.stack(variants).mean((1, 2, 3)).std() > 0.02
+
+
+def test_validation_shows_every_image_once_as_it_is(dataset):
+    batches = list(validation_batches(dataset, 48, 3))
+    assert [batch.indices for batch in batches] == [[0, 1, 2], [3]]
+    image = batches[1].images[0]
+    assert image.shape == (3, 48, 48)
+    assert (image[:, 20, [4, 24, 44]] * 255).T.round().tolist() == [list(color) for color in COLORS]
+    assert batches[0].categories[0].tolist() == [5, 9]
+    assert batches[1].categories[0].tolist() == [5, 9, 5]
+    assert batches[1].masks[0].sum((1, 2)).tolist() == [48, 48, 48]
+    assert [batch.indices for batch in validation_batches(dataset, 48, 3, limit=2)] == [[0, 1]]
+
+
+def test_what_cannot_be_batched_is_refused(dataset):
+    with pytest.raises(DataError, match='multiple of 4 pixels, got 18'):
+        next(training_batches(dataset, 18, 2, seed=0))
+    with pytest.raises(DataError, match='has no images'):
+        next(validation_batches(PanopticDataset(dataset.path, {}, ()), 16, 2))
+    for record in dataset.records:
+        record.image_path.write_bytes(b'no image')
+    with pytest.raises(DataError, match='is not an image that can be read'):
+        next(training_batches(dataset, 16, 2, seed=0))

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fisa_ros.training.vocabulary_sampler import DISTRACTORS, VocabularySampler
+
+NAMES = {
+    3: ['floor', 'ground'],
+    7: ['chair', 'seat', 'stool'],
+    9: ['ball'],
+    12: ['lamp'],
+    20: ['box', 'crate'],
+    21: ['cup'],
+}
+IGNORED = -100
+
+
+class WordEncoder:
+    """Gives every sentence a direction of its own."""
+
+    def encode(self, sentences):
+        rows = [np.random.default_rng(list(sentence.encode())).normal(size=64) for sentence in sentences]
+        return F.normalize(torch.tensor(np.array(rows), dtype=torch.float32), dim=-1)
+
+
+@pytest.fixture
+def sampler():
+    return VocabularySampler(WordEncoder(), ['{}'], 8, NAMES, [3, 7, 9, 20, 21])
+
+
+def test_the_full_vocabulary_names_every_category_by_its_first_name(sampler):
+    full = sampler.full()
+    assert full.category_ids == (3, 7, 9, 12, 20, 21)
+    expected = WordEncoder().encode([words[0] for words in NAMES.values()])
+    torch.testing.assert_close(full.text_embeddings[:, 0], expected)
+    assert full.synonym_mask.shape == (6, 1)
+    assert full.tokens_are_classes
+    assert full.token_mask.tolist() == [True] * 6 + [False] * 2
+    torch.testing.assert_close(full.semantic_tokens[:6], expected)
+
+
+def test_drawn_vocabularies_never_name_other_categories_and_vary(sampler):
+    draws = [sampler.draw(np.random.default_rng(seed)) for seed in range(60)]
+    lamp = WordEncoder().encode(['lamp'])[0]
+    for vocabulary in draws:
+        assert 12 not in vocabulary.category_ids
+        assert float((vocabulary.text_embeddings @ lamp).max()) < 0.8
+        assert len(vocabulary.text_embeddings) >= len(vocabulary.category_ids)
+        lengths = vocabulary.text_embeddings.norm(dim=-1)
+        torch.testing.assert_close(lengths, vocabulary.synonym_mask.float(), atol=1e-5, rtol=0)
+        assert vocabulary.tokens_are_classes == (len(vocabulary.text_embeddings) <= 8)
+    assert len({len(vocabulary.text_embeddings) for vocabulary in draws}) > 5
+    assert any(vocabulary.synonym_mask.sum(1).max() == 3 for vocabulary in draws)
+    again = sampler.draw(np.random.default_rng(3))
+    assert torch.equal(again.text_embeddings, draws[3].text_embeddings)
+
+
+def test_rows_of_categories(sampler):
+    vocabulary = next(
+        drawn
+        for drawn in (sampler.draw(np.random.default_rng(seed)) for seed in range(100))
+        if 7 not in drawn.category_ids or len(drawn.category_ids) == 5
+    )
+    void = len(vocabulary.text_embeddings)
+    categories = torch.tensor([[0, 3, 12], [IGNORED, 7, 9]])
+    rows = vocabulary.rows_of(categories, (0, 3, 7, 9, 20, 21), IGNORED)
+    for category, row in zip(categories.flatten().tolist(), rows.flatten().tolist(), strict=True):
+        if category in vocabulary.category_ids:
+            assert vocabulary.category_ids[row] == category
+        elif category in (IGNORED, 12):
+            assert row == IGNORED
+        else:
+            assert row == void
+
+
+def test_distractors_are_no_names_of_rooms():
+    assert len(set(DISTRACTORS)) == len(DISTRACTORS)
