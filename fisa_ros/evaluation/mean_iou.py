@@ -64,6 +64,11 @@ class MeanIou:
         self._pixels += other._pixels
         return self
 
+    @property
+    def confusion(self) -> NDArray[np.int64]:
+        """`(C, C + 1)` pixels of each true class (row, in the order of the ids) by prediction, the first unlabelled."""
+        return self._pixels[1:].copy()
+
     def compute(self) -> MeanIouResult:
         """Return the numbers over all frames so far."""
         counted = self._pixels[1:]

@@ -127,26 +127,23 @@ class PanopticQuality:
         Raises:
             DataError: If the sizes differ, a map holds an id without class, or a class is not counted here.
         """
-        overlap = count_pairs(predicted_map, list(predicted_classes), truth_map, list(truth_classes))
-        predicted_class = self._counted(predicted_classes.values(), 'prediction')
-        truth_class = self._counted(truth_classes.values(), 'truth')
-        crowd = np.array([segment_id in crowd_ids for segment_id in truth_classes], bool)
+        return self.add(match_segments(predicted_map, predicted_classes, truth_map, truth_classes, crowd_ids))
 
-        shared = overlap[1:, 1:]
-        predicted_area, truth_area = overlap[1:].sum(axis=1), overlap[:, 1:].sum(axis=0)
-        union = predicted_area[:, None] + truth_area[None, :] - shared - overlap[1:, :1]
-        same_class = predicted_class[:, None] == truth_class[None, :]
-        iou = np.divide(shared, union, out=np.zeros(shared.shape), where=union > 0)
-        match = same_class & ~crowd[None, :] & (iou > MATCH_IOU)
+    def add(self, matches: 'SegmentMatches') -> Self:
+        """Add one frame whose segments are matched.
 
-        for row, column in zip(*np.nonzero(match), strict=True):
-            quality = self._classes[int(truth_class[column])]
+        Raises:
+            DataError: A class is not counted here.
+        """
+        predicted_class = self._counted(matches.predicted_class, 'prediction')
+        truth_class = self._counted(matches.truth_class, 'truth')
+        for class_id, iou in zip(predicted_class[matches.is_right], matches.iou[matches.is_right], strict=True):
+            quality = self._classes[int(class_id)]
             quality.true_positives += 1
-            quality.iou_sum += float(iou[row, column])
-        for class_id in truth_class[~match.any(axis=0) & ~crowd & (truth_area > 0)]:
+            quality.iou_sum += float(iou)
+        for class_id in truth_class[matches.is_missed]:
             self._classes[int(class_id)].false_negatives += 1
-        forgiven = overlap[1:, 0] + (shared * (same_class & crowd[None, :])).sum(axis=1)
-        for class_id in predicted_class[~match.any(axis=1) & (2 * forgiven <= predicted_area) & (predicted_area > 0)]:
+        for class_id in predicted_class[matches.is_wrong]:
             self._classes[int(class_id)].false_positives += 1
         return self
 
@@ -167,8 +164,59 @@ class PanopticQuality:
             per_class={key: quality for key, quality in self._classes.items() if quality.seen},
         )
 
-    def _counted(self, class_ids: Iterable[int], name: str) -> NDArray[np.int64]:
-        ids = np.array(list(class_ids), np.int64)
-        if unknown := sorted(set(ids.tolist()) - self._is_thing.keys()):
+    def _counted(self, class_ids: NDArray[np.int64], name: str) -> NDArray[np.int64]:
+        if unknown := sorted(set(class_ids.tolist()) - self._is_thing.keys()):
             raise DataError(f'{name} has segments of the classes {unknown}, which are not counted')
-        return ids
+        return class_ids
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentMatches:
+    """Which segments of one frame match; P predicted and T true ones, in the order in which they were given.
+
+    Attributes:
+        predicted_class: `(P,)` int64 class ids.
+        truth_class: `(T,)` int64 class ids.
+        is_right: `(P,)` bool, a true segment of the class matches.
+        is_wrong: `(P,)` bool, none does, and the segment does not lie mostly on void or on a crowd of its class.
+        iou: `(P,)` float64 IoU of the match, 0 without one.
+        is_missed: `(T,)` bool, no predicted segment matches.
+    """
+
+    predicted_class: NDArray[np.int64]
+    truth_class: NDArray[np.int64]
+    is_right: NDArray[np.bool_]
+    is_wrong: NDArray[np.bool_]
+    iou: NDArray[np.float64]
+    is_missed: NDArray[np.bool_]
+
+
+def match_segments(
+    predicted_map: NDArray[np.integer],
+    predicted_classes: Mapping[int, int],
+    truth_map: NDArray[np.integer],
+    truth_classes: Mapping[int, int],
+    crowd_ids: Collection[int] = (),
+) -> SegmentMatches:
+    """Match the segments of one frame; arguments and errors are those of `PanopticQuality.update`."""
+    overlap = count_pairs(predicted_map, list(predicted_classes), truth_map, list(truth_classes))
+    predicted_class = np.array(list(predicted_classes.values()), np.int64)
+    truth_class = np.array(list(truth_classes.values()), np.int64)
+    crowd = np.array([segment_id in crowd_ids for segment_id in truth_classes], bool)
+
+    shared = overlap[1:, 1:]
+    predicted_area, truth_area = overlap[1:].sum(axis=1), overlap[:, 1:].sum(axis=0)
+    union = predicted_area[:, None] + truth_area[None, :] - shared - overlap[1:, :1]
+    same_class = predicted_class[:, None] == truth_class[None, :]
+    iou = np.divide(shared, union, out=np.zeros(shared.shape), where=union > 0)
+    match = same_class & ~crowd[None, :] & (iou > MATCH_IOU)
+    is_right = match.any(axis=1)
+    forgiven = overlap[1:, 0] + (shared * (same_class & crowd[None, :])).sum(axis=1)
+    return SegmentMatches(
+        predicted_class=predicted_class,
+        truth_class=truth_class,
+        is_right=is_right,
+        is_wrong=~is_right & (2 * forgiven <= predicted_area) & (predicted_area > 0),
+        iou=np.where(match, iou, 0.0).sum(axis=1),
+        is_missed=~match.any(axis=0) & ~crowd & (truth_area > 0),
+    )

@@ -53,7 +53,7 @@ class SegmentationNetwork(nn.Module):
             token_mask: `(M,)` bool.
         """
         proposals: MaskProposals = self.generator(image)
-        embeddings = self.tower(self._at_tower_size(image), proposals.mask_logits, semantic_tokens, token_mask)
+        embeddings = self.tower(self.at_tower_size(image), proposals.mask_logits, semantic_tokens, token_mask)
         return EncodedImage(proposals.mask_logits[0], embeddings[0], proposals.objectness[0])
 
     def forward(
@@ -71,7 +71,8 @@ class SegmentationNetwork(nn.Module):
         output: PanopticOutput = self.head(*encoded, text_embeddings, synonym_mask, is_thing, thresholds)
         return output
 
-    def _at_tower_size(self, image: Tensor) -> Tensor:
+    def at_tower_size(self, image: Tensor) -> Tensor:
+        """Scale images `(B, 3, H, W)` to the size that the tower takes, antialiased."""
         height, width = self.tower.visual.image_size
         if image.shape[-2:] == (height, width):
             return image

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fisa_ros.core.thresholds import Thresholds as Thresholds
 from fisa_ros.core.vocabulary_state import VocabularyState
+
+SURE_LOGIT = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,19 @@ class RawSegmentation:
     query_map: NDArray[np.signedinteger]
     class_index: NDArray[np.int64]
     score: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class ProposedMasks:
+    """Masks of one image before they have classes.
+
+    Attributes:
+        mask_logits: `(N, h, w)` float32, before the sigmoid.
+        objectness: `(N,)` float32 in [0, 1], 1 - P(no object).
+    """
+
+    mask_logits: NDArray[np.float32]
+    objectness: NDArray[np.float32]
 
 
 class Backend(Protocol):
@@ -70,3 +85,69 @@ class Backend(Protocol):
     def close(self) -> None:
         """Free what the back-end holds; it cannot be used afterwards."""
         ...
+
+
+@runtime_checkable
+class MaskClassifier(Protocol):
+    """What a back-end may do besides: `Backend.segment` stage by stage, for measuring and calibrating a model.
+
+    Attributes:
+        temperature: What class logits are divided by before the softmax; may be set.
+    """
+
+    temperature: float
+
+    def propose_masks(self, image: NDArray[np.uint8]) -> ProposedMasks:
+        """Return the masks of `(h, w, 3)` uint8 rgb of size `image_size_hw`; words have no part in it."""
+        ...
+
+    def embed_masks(
+        self, image: NDArray[np.uint8], mask_logits: NDArray[np.float32], state: VocabularyState
+    ) -> NDArray[np.float32]:
+        """Return `(N, D)` float32 unit rows, one for each of the `(N, h, w)` masks."""
+        ...
+
+    def class_probabilities(self, mask_embeddings: NDArray[np.float32], state: VocabularyState) -> NDArray[np.float32]:
+        """Return `(N, K + 1)` float32 in [0, 1], rows that sum to 1, the last column for void."""
+        ...
+
+    def classify_masks(
+        self, image: NDArray[np.uint8], masks: NDArray[np.float32], state: VocabularyState
+    ) -> NDArray[np.float32]:
+        """Classify given masks of one image.
+
+        Args:
+            image: `(h, w, 3)` uint8 rgb, of size `image_size_hw`.
+            masks: `(N, h, w)` float32 in [0, 1], the share of each cell that a mask covers; of any resolution.
+            state: The vocabulary.
+
+        Returns:
+            `(N, K + 1)` as `class_probabilities`.
+        """
+        ...
+
+    def merge_masks(
+        self,
+        masks: ProposedMasks,
+        mask_embeddings: NDArray[np.float32],
+        state: VocabularyState,
+        thresholds: Thresholds,
+    ) -> RawSegmentation:
+        """Classify and merge N masks, of which `(N, D)` embeddings are known, as `Backend.segment` does."""
+        ...
+
+    def merge_classified(
+        self,
+        mask_logits: NDArray[np.float32],
+        class_index: NDArray[np.int64],
+        score: NDArray[np.float32],
+        state: VocabularyState,
+        thresholds: Thresholds,
+    ) -> RawSegmentation:
+        """Merge `(N, h, w)` masks whose classes `(N,)` and scores `(N,)` in [0, 1] are known."""
+        ...
+
+
+def sure_mask_logits(masks: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Turn masks in [0, 1], shares of cells, into mask logits as sure as those that classifiers are trained on."""
+    return ((2 * masks - 1) * SURE_LOGIT).astype(np.float32)

@@ -5,15 +5,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 import torch
+from torch import Tensor
+import torch.nn.functional as F
 
 from fisa_ros.core.manifest import ModelManifest, verify_file
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.core.vocabulary_state import VocabularyState
 from fisa_ros.networks.build import build_network, build_text_encoder
 from fisa_ros.networks.conv_stem import fold_batch_norms
-from fisa_ros.networks.panoptic_head import ThresholdTensors
+from fisa_ros.networks.panoptic_head import PanopticOutput, ThresholdTensors, merge
 from fisa_ros.networks.weights import load_weights
-from fisa_ros.runtime.backend import RawSegmentation
+from fisa_ros.runtime.backend import ProposedMasks, RawSegmentation, sure_mask_logits
 
 NUM_SEMANTIC_TOKENS = 32
 
@@ -44,32 +46,87 @@ class TorchBackend:
         self._text_encoder = build_text_encoder(manifest.text_encoder).to(device)
         self.embedding_dim = self._text_encoder.dim
 
+    @property
+    def temperature(self) -> float:
+        """See `MaskClassifier.temperature`."""
+        return self._network.head.temperature
+
+    @temperature.setter
+    def temperature(self, temperature: float) -> None:
+        self._network.head.temperature = temperature
+
+    @torch.inference_mode()
     def segment(self, image: NDArray[np.uint8], state: VocabularyState, thresholds: Thresholds) -> RawSegmentation:
         """See `Backend.segment`."""
-        with torch.inference_mode():
-            pixels = torch.from_numpy(image).to(self.device).permute(2, 0, 1)[None].float() / 255
-            output = self._network(
-                pixels.contiguous(memory_format=torch.channels_last),
-                self._on_device(state.semantic_tokens),
-                self._on_device(state.token_mask),
-                self._on_device(state.text_embeddings),
-                self._on_device(state.synonym_mask),
-                self._on_device(state.is_thing),
-                ThresholdTensors(
-                    *(
-                        torch.tensor(value, dtype=torch.float32, device=self.device)
-                        for value in (
-                            thresholds.score,
-                            thresholds.mask,
-                            thresholds.overlap,
-                            thresholds.objectness_trust,
-                        )
-                    )
-                ),
-            )
-            return RawSegmentation(
-                output.query_map.cpu().numpy(), output.class_index.cpu().numpy(), output.score.float().cpu().numpy()
-            )
+        output = self._network(
+            self._pixels(image),
+            *self._tensors(state.semantic_tokens, state.token_mask),
+            *self._tensors(state.text_embeddings, state.synonym_mask, state.is_thing),
+            self._thresholds(thresholds),
+        )
+        return _raw(output)
+
+    @torch.inference_mode()
+    def propose_masks(self, image: NDArray[np.uint8]) -> ProposedMasks:
+        """See `MaskClassifier.propose_masks`."""
+        proposals = self._network.generator(self._pixels(image))
+        return ProposedMasks(_array(proposals.mask_logits[0]), _array(proposals.objectness[0]))
+
+    @torch.inference_mode()
+    def embed_masks(
+        self, image: NDArray[np.uint8], mask_logits: NDArray[np.float32], state: VocabularyState
+    ) -> NDArray[np.float32]:
+        """See `MaskClassifier.embed_masks`."""
+        embeddings = self._network.tower(
+            self._network.at_tower_size(self._pixels(image)),
+            self._tensors(mask_logits)[0][None],
+            *self._tensors(state.semantic_tokens, state.token_mask),
+        )
+        return _array(embeddings[0])
+
+    @torch.inference_mode()
+    def class_probabilities(self, mask_embeddings: NDArray[np.float32], state: VocabularyState) -> NDArray[np.float32]:
+        """See `MaskClassifier.class_probabilities`."""
+        head = self._network.head
+        class_logits = head.class_logits(*self._tensors(mask_embeddings, state.text_embeddings, state.synonym_mask))
+        return _array((class_logits / head.temperature).softmax(-1))
+
+    def classify_masks(
+        self, image: NDArray[np.uint8], masks: NDArray[np.float32], state: VocabularyState
+    ) -> NDArray[np.float32]:
+        """See `MaskClassifier.classify_masks`."""
+        return self.class_probabilities(self.embed_masks(image, sure_mask_logits(masks), state), state)
+
+    @torch.inference_mode()
+    def merge_masks(
+        self,
+        masks: ProposedMasks,
+        mask_embeddings: NDArray[np.float32],
+        state: VocabularyState,
+        thresholds: Thresholds,
+    ) -> RawSegmentation:
+        """See `MaskClassifier.merge_masks`."""
+        output = self._network.head(
+            *self._tensors(masks.mask_logits, mask_embeddings, masks.objectness),
+            *self._tensors(state.text_embeddings, state.synonym_mask, state.is_thing),
+            self._thresholds(thresholds),
+        )
+        return _raw(output)
+
+    @torch.inference_mode()
+    def merge_classified(
+        self,
+        mask_logits: NDArray[np.float32],
+        class_index: NDArray[np.int64],
+        score: NDArray[np.float32],
+        state: VocabularyState,
+        thresholds: Thresholds,
+    ) -> RawSegmentation:
+        """See `MaskClassifier.merge_classified`."""
+        logits, index, scores, is_thing = self._tensors(mask_logits, class_index, score, state.is_thing)
+        size = (self._network.head.merge_size,) * 2
+        probability = F.interpolate(logits[None], size, mode='bilinear', align_corners=False)[0].sigmoid()
+        return _raw(merge(probability, index, scores, is_thing[index], self._thresholds(thresholds)))
 
     def encode_text(self, sentences: Sequence[str]) -> NDArray[np.float32]:
         """See `Backend.encode_text`."""
@@ -79,5 +136,22 @@ class TorchBackend:
         """Free the networks."""
         del self._network, self._text_encoder
 
-    def _on_device(self, array: NDArray[np.generic]) -> torch.Tensor:
-        return torch.from_numpy(array).to(self.device)
+    def _pixels(self, image: NDArray[np.uint8]) -> Tensor:
+        pixels = self._tensors(image)[0].permute(2, 0, 1)[None].float() / 255
+        return pixels.contiguous(memory_format=torch.channels_last)
+
+    def _thresholds(self, thresholds: Thresholds) -> ThresholdTensors:
+        values = (thresholds.score, thresholds.mask, thresholds.overlap, thresholds.objectness_trust)
+        return ThresholdTensors(*(torch.tensor(value, dtype=torch.float32, device=self.device) for value in values))
+
+    def _tensors(self, *arrays: NDArray[np.generic]) -> list[Tensor]:
+        return [torch.from_numpy(array).to(self.device) for array in arrays]
+
+
+def _raw(output: PanopticOutput) -> RawSegmentation:
+    return RawSegmentation(output.query_map.cpu().numpy(), output.class_index.cpu().numpy(), _array(output.score))
+
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor.float().cpu().numpy()
+    return array

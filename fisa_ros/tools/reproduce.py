@@ -190,7 +190,7 @@ def _evaluated(manifest: Path, variant: Variant, options: argparse.Namespace) ->
     return _command(
         'evaluate', '--model', str(manifest), '--backend', 'torch', '--images', str(options.data / 'test'),
         '--panoptic', str(options.data / 'annotations' / 'panoptic_test.json'), '--limit', str(options.images),
-        '--split-file', 'indoor_split', '--json', *oracle,
+        '--split-file', str(share_dir() / 'config' / 'vocabularies' / 'indoor_split.yaml'), '--json', *oracle,
     )  # fmt: skip
 
 

@@ -147,7 +147,7 @@ def train_clip(
         embeddings = crop_embeddings(visual, batch, images, options.patches_per_crop).float()
         scale = network.head.logit_scale.exp().clamp(max=_MAX_LOGIT_SCALE)
         with torch.autocast(images.device.type, enabled=False):
-            logits = scale * embeddings @ sentences.T
+            logits = scale * embeddings @ sentences.to(embeddings.device).T
         value = F.cross_entropy(logits, batch.captions, reduction='sum')
         right = (logits.argmax(1) == batch.captions).sum()
         return {'loss': Term(value, len(logits), 1.0), 'accuracy': Term(right, len(logits), 0.0)}

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from fisa_ros.core.errors import DataError
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
+from fisa_ros.runtime.backend import SURE_LOGIT
 from fisa_ros.training.batches import Batch, training_batches
 from fisa_ros.training.fiser import (
     NOTHING_HIDDEN,
@@ -21,7 +22,7 @@ from fisa_ros.training.fiser import (
     reconstruction_loss,
 )
 from fisa_ros.training.loop import Phase, RunSettings, Term, train
-from fisa_ros.training.mask_accuracy import IGNORED, SURE_LOGIT, VALIDATION_IMAGES, mask_accuracy, pad_masks
+from fisa_ros.training.mask_accuracy import IGNORED, VALIDATION_IMAGES, mask_accuracy, pad_masks
 from fisa_ros.training.simo import DEFAULT_SIMO_SETS, apply_simo
 from fisa_ros.training.vocabulary_sampler import SampledVocabulary, VocabularySampler
 
@@ -108,10 +109,10 @@ class _HiddenWords(nn.Module):
     def choose(self, categories: list[Tensor], vocabulary: SampledVocabulary) -> Tensor:
         """Return `(B,)` int64 rows of the words to hide, `NOTHING_HIDDEN` where an image shows none of them."""
         named = [category if category in vocabulary.category_ids else NOTHING_HIDDEN for category in self.categories]
-        present = torch.stack([torch.isin(torch.tensor(named), entry) for entry in categories])
+        present = torch.stack([torch.isin(torch.tensor(named, device=entry.device), entry) for entry in categories])
         chosen = self.cycle.choose(present)
         rows = [vocabulary.category_ids.index(named[word]) if word >= 0 else NOTHING_HIDDEN for word in chosen.tolist()]
-        return torch.tensor(rows)
+        return torch.tensor(rows, device=categories[0].device)
 
 
 def train_fisa(
@@ -129,7 +130,7 @@ def train_fisa(
     """Train what `options.simo` names of tower and head, in place; all else stays as it is."""
     network.eval().requires_grad_(False)
     parameters = apply_simo(network, options.simo)
-    trained = nn.ModuleDict({'tower': network.tower, 'head': network.head})
+    trained = nn.ModuleDict({'network': network})
     hidden_words = _HiddenWords(network, sampler.tuned) if options.fiser_weight else None
     if hidden_words is not None:
         trained['fiser'] = hidden_words
@@ -138,7 +139,7 @@ def train_fisa(
 
     def loss(batch: Batch, step: int) -> dict[str, Term]:
         rng = np.random.default_rng([seed, step, 1])
-        vocabulary = sampler.draw(rng)
+        vocabulary = sampler.draw(rng).to(batch.images.device)
         if rng.random() < options.predicted_share:
             with torch.no_grad():
                 logits = network.generator(batch.images).mask_logits.float()

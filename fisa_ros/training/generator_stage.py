@@ -30,15 +30,18 @@ def mean_best_iou(generator: TinyMaskGenerator, dataset: PanopticDataset, size: 
     was_training = generator.training
     generator.eval()
     best: list[Tensor] = []
+    device = next(generator.parameters()).device
     with torch.inference_mode():
         for batch in validation_batches(dataset, size, 8, limit):
-            proposals = generator(batch.images)
+            proposals = generator(batch.images.to(device))
             for image, masks in enumerate(batch.masks):
                 kept = proposals.mask_logits[image][proposals.objectness[image] > 0.5].flatten(1) > 0
-                truth = masks.flatten(1) > 0.5
+                truth = masks.to(device).flatten(1) > 0.5
                 inter = truth.float() @ kept.float().T
                 union = truth.sum(1, keepdim=True) + kept.sum(1) - inter
-                best.append((inter / union.clamp(min=1)).max(1).values if kept.shape[0] else torch.zeros(len(truth)))
+                best.append(
+                    (inter / union.clamp(min=1)).max(1).values if kept.shape[0] else union.new_zeros(len(truth)).float()
+                )
     generator.train(was_training)
     ious = torch.cat(best)
     return {'best_iou': ious.mean().item(), 'recall': (ious > 0.5).float().mean().item()}

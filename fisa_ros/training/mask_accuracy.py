@@ -1,27 +1,26 @@
 """How often the class of a ground-truth mask is the right one, among all classes."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
 
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
+from fisa_ros.runtime.backend import SURE_LOGIT
 from fisa_ros.training.batches import Batch, validation_batches
 from fisa_ros.training.vocabulary_sampler import SampledVocabulary
 
-SURE_LOGIT = 8.0
 IGNORED = -100
 VALIDATION_IMAGES = 160
-
-Embed = Callable[[Tensor, Tensor, SampledVocabulary], Tensor]
 
 
 def pad_masks(batch: Batch) -> tuple[Tensor, Tensor]:
     """Stack the masks of a batch to `(B, T, h, w)` and its categories to `(B, T)`, padded with `IGNORED`."""
     length = max(1, *(len(entry) for entry in batch.masks))
-    stacked = torch.zeros(len(batch.masks), length, *batch.masks[0].shape[1:])
-    labels = torch.full((len(batch.masks), length), IGNORED)
+    device = batch.images.device
+    stacked = torch.zeros(len(batch.masks), length, *batch.masks[0].shape[1:], device=device)
+    labels = torch.full((len(batch.masks), length), IGNORED, device=device)
     for image, (entry, categories) in enumerate(zip(batch.masks, batch.categories, strict=True)):
         stacked[image, : len(entry)] = entry
         labels[image, : len(entry)] = categories
@@ -35,7 +34,6 @@ def mask_accuracy(
     size: int,
     novel: Collection[int] = (),
     limit: int | None = None,
-    embed: Embed | None = None,
 ) -> dict[str, float]:
     """Return the share of ground-truth masks whose best class is right, over all, base and novel categories.
 
@@ -46,24 +44,23 @@ def mask_accuracy(
         size: Size of the images in pixels.
         novel: Categories that training did not name.
         limit: At most so many images.
-        embed: Images, mask logits and vocabulary to mask embeddings; by default the tower's.
     """
     was_training = network.tower.training
     network.tower.eval()
+    device = network.head.logit_scale.device
+    vocabulary = vocabulary.to(device)
     right, truth = [], []
     with torch.inference_mode():
         for batch in validation_batches(dataset, size, 8, limit):
             masks, categories = pad_masks(batch)
+            images, masks, categories = batch.images.to(device), masks.to(device), categories.to(device)
             logits = (2 * masks - 1) * SURE_LOGIT
-            if embed is None:
-                embeddings = network.tower(batch.images, logits, vocabulary.semantic_tokens, vocabulary.token_mask)
-            else:
-                embeddings = embed(batch.images, logits, vocabulary)
+            embeddings = network.tower(images, logits, vocabulary.semantic_tokens, vocabulary.token_mask)
             scores = network.head.class_logits(embeddings, vocabulary.text_embeddings, vocabulary.synonym_mask)
             known = categories != IGNORED
             rows = vocabulary.rows_of(categories[known], (), IGNORED)
-            right.append(scores[..., :-1].argmax(-1)[known] == rows)
-            truth.append(categories[known])
+            right.append((scores[..., :-1].argmax(-1)[known] == rows).cpu())
+            truth.append(categories[known].cpu())
     network.tower.train(was_training)
     hits, categories = torch.cat(right).float(), torch.cat(truth)
     is_novel = torch.isin(categories, torch.tensor(sorted(novel), dtype=torch.int64))

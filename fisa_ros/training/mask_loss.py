@@ -30,7 +30,7 @@ def match(mask_logits: Tensor, objectness_logits: Tensor, masks: Tensor) -> tupl
         probability = mask_logits.sigmoid()
         dice = 1 - (2 * probability @ masks.T + 1) / (probability.sum(1)[:, None] + masks.sum(1) + 1)
         cost = BCE_WEIGHT * bce + DICE_WEIGHT * dice - OBJECTNESS_WEIGHT * objectness_logits.sigmoid()[:, None]
-        queries, targets = linear_sum_assignment(torch.nan_to_num(cost, 1e6, 1e6, 1e6).numpy())
+        queries, targets = linear_sum_assignment(torch.nan_to_num(cost, 1e6, 1e6, 1e6).cpu().numpy())
     return torch.from_numpy(queries), torch.from_numpy(targets)
 
 

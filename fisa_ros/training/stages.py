@@ -15,6 +15,7 @@ from fisa_ros.core.errors import DataError
 from fisa_ros.core.manifest import load_manifest, verify_file
 from fisa_ros.core.resources import share_dir
 from fisa_ros.core.thresholds import Thresholds
+from fisa_ros.datasets.class_split import read_class_split
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.networks.build import build_generator, build_network, build_text_encoder
 from fisa_ros.networks.image_tower import Regions
@@ -155,15 +156,12 @@ def novel_categories(class_split: str, dataset: PanopticDataset) -> list[int]:
     if not class_split:
         return []
     path = _vocabulary_file(class_split)
-    document = _read_yaml(path)
-    if set(document) != {'base', 'novel'} or not all(isinstance(names, list) for names in document.values()):
-        raise DataError(f'{path} is not a class split: it needs the lists base and novel, and nothing else')
+    split = read_class_split(path)
     known = {category.name: category.id for category in dataset.categories.values()}
-    listed = [*document['base'], *document['novel']]
-    differing = sorted(set(listed) ^ set(known)) or sorted({name for name in listed if listed.count(name) > 1})
+    differing = sorted({*split.base, *split.novel} ^ set(known))
     if differing:
-        raise DataError(f'{path} and {dataset.path} must name the same categories, once each; see {differing}')
-    return [known[name] for name in document['novel']]
+        raise DataError(f'{path} and {dataset.path} must name the same categories; see {differing}')
+    return [known[name] for name in split.novel]
 
 
 def names_of_categories(synonyms: str, dataset: PanopticDataset) -> dict[int, list[str]]:

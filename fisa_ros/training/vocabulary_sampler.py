@@ -1,7 +1,7 @@
 """Random vocabularies for training: a classifier must live with any words, and with words that are not there."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -43,6 +43,16 @@ class SampledVocabulary:
     token_mask: Tensor
     category_ids: tuple[int, ...]
     tokens_are_classes: bool
+
+    def to(self, device: torch.device) -> 'SampledVocabulary':
+        """Return the same vocabulary with its tensors on a device."""
+        return replace(
+            self,
+            text_embeddings=self.text_embeddings.to(device),
+            synonym_mask=self.synonym_mask.to(device),
+            semantic_tokens=self.semantic_tokens.to(device),
+            token_mask=self.token_mask.to(device),
+        )
 
     def rows_of(self, categories: Tensor, void: Sequence[int], ignored: int) -> Tensor:
         """Map category ids of any shape to rows.

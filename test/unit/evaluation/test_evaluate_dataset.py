@@ -1,0 +1,66 @@
+import cv2
+import numpy as np
+import pytest
+
+from fisa_ros.core.errors import DataError
+from fisa_ros.datasets.coco_panoptic import PanopticDataset
+from fisa_ros.evaluation.evaluate_dataset import evaluate_dataset
+
+
+def evaluated(meadow, files, vocabularies=None, **options):
+    vocabularies = vocabularies or {'names': meadow.categories.vocabulary}
+    thresholds = meadow.segmenter.default_thresholds
+    dataset = PanopticDataset.open(*files)
+    return evaluate_dataset(meadow.segmenter, dataset, meadow.categories, vocabularies, thresholds, **options)
+
+
+def test_each_image_is_scored_in_each_vocabulary(meadow, meadow_files, tmp_path):
+    synonyms = tmp_path / 'synonyms.yaml'
+    synonyms.write_text('{cat: {training: [dog]}, dog: {training: [cat]}, grass: {training: [grass]}}')
+    vocabularies = {kind: meadow.categories.words(kind, synonyms) for kind in ('names', 'training')}
+    evaluation = evaluated(meadow, meadow_files, vocabularies)
+    assert evaluation.images == 2
+    assert evaluation.seconds > 0
+    assert meadow.segmenter.backend.proposed_images == 2
+    summaries = {kind: scorer.summary() for kind, scorer in evaluation.scorers.items()}
+    assert summaries['names']['per_class']['cat']['pq'] == pytest.approx(1 / 2)
+    # The words are swapped: now all is a dog.
+    assert summaries['training']['per_class']['dog']['pq'] == pytest.approx(1 / 1.5)
+    assert summaries['training']['per_class']['cat']['pq'] == 0
+    assert evaluation.void_check is None
+
+
+def test_removed_words(meadow, meadow_files):
+    evaluation = evaluated(meadow, meadow_files, removed_words_of=meadow.categories.vocabulary)
+    # However the three are split, the cat's word is given in one half: then the dog's 4 cells get its label if the
+    # dog is removed there. Without the cat its 3 cells are rather void than another word.
+    check = evaluation.void_check
+    assert check.pixels == 2 * 256
+    assert check.mislabelled_pixels in (0, 2 * 4 * 16)
+    assert evaluation.scorers['names'].summary()['pq'] == pytest.approx(1 / 2)
+
+
+def test_limits(meadow, meadow_files):
+    assert evaluated(meadow, meadow_files, limit=1).images == 1
+    assert evaluated(meadow, meadow_files, limit=9).images == 2
+    with pytest.raises(DataError, match='--limit must be at least 1, got 0'):
+        evaluated(meadow, meadow_files, limit=0)
+
+
+def test_no_images(meadow, write_panoptic):
+    files = write_panoptic([(10, 'cat', True)], [])
+    with pytest.raises(DataError, match='has no images'):
+        evaluated(meadow, files)
+
+
+def test_a_broken_image_is_named(meadow, meadow_files):
+    broken = meadow_files[0] / '1.png'
+    broken.write_bytes(broken.read_bytes()[:40])
+    with pytest.raises(DataError, match=r'1\.png'):
+        evaluated(meadow, meadow_files)
+
+
+def test_an_image_of_another_size_is_named(meadow, meadow_files):
+    cv2.imwrite(str(meadow_files[0] / '1.png'), np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(DataError, match=r'1\.png is 8x8'):
+        evaluated(meadow, meadow_files)

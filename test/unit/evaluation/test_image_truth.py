@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+
+from fisa_ros.core.errors import DataError
+from fisa_ros.datasets.coco_panoptic import DatasetCategory, PanopticDataset
+from fisa_ros.evaluation.category_map import CategoryMap
+from fisa_ros.evaluation.image_truth import ImageTruth
+
+CATEGORIES = CategoryMap.from_names([DatasetCategory(50, 'cat', True), DatasetCategory(60, 'grass', False)])
+CAT, GRASS = 1, 2
+MAP = np.array([[70000, 70000, 5, 5], [70000, 70000, 5, 5], [9, 9, 9, 0], [8, 8, 8, 3]])
+
+
+def test_segments_are_numbered_and_stuff_is_one_segment():
+    truth = ImageTruth.of(MAP, [(70000, CAT, False), (5, CAT, False), (9, GRASS, False), (8, GRASS, False)], CATEGORIES)
+    np.testing.assert_array_equal(truth.panoptic_map, [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 3, 0], [3, 3, 3, 0]])
+    assert truth.categories.tolist() == [CAT, CAT, GRASS]
+    np.testing.assert_array_equal(truth.semantic_map[2:], [[2, 2, 2, 0], [2, 2, 2, 0]])
+    assert truth.size_hw == (4, 4)
+
+
+def test_a_crowd_of_stuff_stays_apart():
+    truth = ImageTruth.of(MAP, [(9, GRASS, False), (8, GRASS, True)], CATEGORIES)
+    assert truth.is_crowd.tolist() == [False, True]
+    np.testing.assert_array_equal(np.unique(truth.panoptic_map), [0, 1, 2])
+
+
+def test_masks_are_shares_of_cells():
+    # 8x8 pixels, 2x2 cells; the cat has a whole cell and 4 of 16 pixels of the next.
+    panoptic_map = np.full((8, 8), 2)
+    panoptic_map[:4, :5] = 1
+    truth = ImageTruth.of(panoptic_map, [(1, CAT, False), (2, GRASS, False)], CATEGORIES)
+    masks, categories = truth.masks((8, 8))
+    np.testing.assert_allclose(masks, [[[1, 0.25], [0, 0]], [[0, 0.75], [1, 1]]])
+    assert masks.dtype == np.float32
+    assert categories.tolist() == [CAT, GRASS]
+
+
+def test_masks_follow_the_size_of_the_network():
+    panoptic_map = np.repeat([[1, 2]], 3, axis=0).repeat(5, axis=1)
+    truth = ImageTruth.of(panoptic_map, [(1, CAT, False), (2, GRASS, False)], CATEGORIES)
+    np.testing.assert_allclose(truth.masks((16, 16))[0][0], [[1, 1, 0, 0]] * 4)
+
+
+def test_crowds_and_specks_are_no_masks():
+    panoptic_map = np.zeros((8, 8), int)
+    panoptic_map[:2, :4] = 1
+    panoptic_map[4, 4:] = 2
+    panoptic_map[4, :3] = 2
+    panoptic_map[6:, :] = 3
+    segments = [(1, CAT, False), (2, CAT, False), (3, CAT, True)]
+    masks, categories = ImageTruth.of(panoptic_map, segments, CATEGORIES).masks((8, 8))
+    assert len(masks) == len(categories) == 1
+    assert masks.sum() == 0.5
+    assert ImageTruth.of(panoptic_map, [], CATEGORIES).masks((8, 8))[0].shape == (0, 2, 2)
+
+
+def test_the_size_must_have_whole_cells():
+    with pytest.raises(DataError, match=r'multiple of 4 pixels, got \(8, 10\)'):
+        ImageTruth.of(MAP, [], CATEGORIES).masks((8, 10))
+
+
+def test_masks_are_those_of_training():
+    batches = pytest.importorskip('fisa_ros.training.batches')
+    rng = np.random.default_rng(3)
+    panoptic_map = np.kron(rng.integers(0, 6, (8, 8)), np.ones((7, 5), int)).astype(np.int32)[:48, :40]
+    truth = ImageTruth.of(panoptic_map, [(number, CAT, False) for number in range(1, 6)], CATEGORIES)
+    infos = [batches.SegmentInfo(number, 50, False) for number in range(1, 6)]
+    expected, _ = batches.instance_masks(panoptic_map, infos)
+    np.testing.assert_allclose(truth.masks((48, 40))[0], expected.numpy())
+
+
+def test_a_data_set_is_read_in_numbers(write_panoptic):
+    image = np.zeros((4, 4, 3), np.uint8)
+    categories = [(50, 'cat', True), (60, 'grass', False), (61, 'sky', False)]
+    images, path = write_panoptic(categories, [(image, MAP, {70000: 50, 5: 50, 9: 60, 8: 60, 3: 61})], crowds=[5])
+    dataset = PanopticDataset.open(images, path)
+    truth = ImageTruth.read(dataset, 0, CATEGORIES)
+    # The sky is in no class, so it is void.
+    np.testing.assert_array_equal(truth.panoptic_map, [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 3, 0], [3, 3, 3, 0]])
+    assert truth.is_crowd.tolist() == [False, True, False]

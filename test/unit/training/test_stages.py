@@ -1,0 +1,145 @@
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+
+from fisa_ros.core.errors import DataError
+from fisa_ros.core.manifest import load_manifest
+from fisa_ros.networks.build import build_network
+from fisa_ros.networks.weights import load_weights
+from fisa_ros.training.loop import Phase, RunSettings, load_trained
+from fisa_ros.training.recipe import load_recipe
+from fisa_ros.training.stages import (
+    load_clip,
+    names_of_categories,
+    novel_categories,
+    open_split,
+    run_stage,
+    write_untuned_model,
+)
+
+SIZE = 64
+GENERATOR = {
+    'type': 'tiny', 'image_size': SIZE, 'num_queries': 6, 'channels': [8, 16, 32], 'blocks': [0, 0, 1], 'heads': 2,
+    'encoder_blocks': 1, 'query_blocks': 1, 'mask_channels': 8,
+}  # fmt: skip
+CLASSIFIER = {
+    'type': 'tiny', 'image_size': SIZE, 'text_dim': 384, 'width': 32, 'layers': 2, 'heads': 2,
+    'stem_channels': [8, 16, 32], 'stem_blocks': [0, 0, 1], 'seve_blocks': 1, 'seve_width': 16, 'merge_size': 32,
+}  # fmt: skip
+
+
+def recipe(stage, **options):
+    phases = (Phase(SIZE, 2, 3, 1e-2),)
+    shipped = load_recipe(f'tiny-{stage}')
+    parts = {'generator': GENERATOR, 'classifier': CLASSIFIER, 'options': options}
+    return replace(shipped, phases=phases, initial=None, precision='fp32', **parts)
+
+
+def run(stage, data, out, **options):
+    chosen = recipe(stage, **options)
+    run_stage(chosen, data, out, RunSettings(1, None, 'fp32', chosen.settings()))
+    return chosen
+
+
+@pytest.fixture(scope='module')
+def split_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp('split') / 'split.yaml'
+    path.write_text('base: [floor, chair]\nnovel: [ball]\n')
+    return str(path)
+
+
+@pytest.fixture(scope='module')
+def trained(toy_data, tmp_path_factory, split_file):
+    """All three stages, on a toy."""
+    out = tmp_path_factory.mktemp('stages')
+    with pytest.raises(DataError, match='run the generator stage first'):
+        run('clip', toy_data, out)
+    run('generator', toy_data, out)
+    with pytest.raises(DataError, match='clip stage first'):
+        run('fisa', toy_data, out, class_split=split_file)
+    run('clip', toy_data, out, crops_per_image=3, patches_per_crop=4)
+    run('fisa', toy_data, out, class_split=split_file, fiser_weight=1.0)
+    return out
+
+
+def test_the_stages_end_in_a_model_that_can_be_loaded(trained):
+    manifest = load_manifest(trained / 'fisa' / 'fisa-tiny.yaml')
+    network = build_network(manifest.generator, manifest.classifier)
+    load_weights(network, manifest.weights.path)
+    assert manifest.image_size_hw == (SIZE, SIZE)
+
+
+def test_each_stage_trains_its_own_part_only(trained):
+    generator = load_trained(trained / 'generator')
+    clip = load_trained(trained / 'clip')
+    fisa = load_trained(trained / 'fisa')
+    for name, tensor in generator.items():
+        assert torch.equal(fisa[f'network.generator.{name}'], tensor), name
+    for name, tensor in clip.items():
+        if name.startswith('visual.conv1.stem.'):
+            assert torch.equal(tensor, generator[name.removeprefix('visual.conv1.')]), name
+        if name.startswith('visual.'):
+            assert torch.equal(fisa[f'network.tower.{name}'], tensor), name
+    assert not torch.equal(fisa['network.head.void_embedding'], clip['head.void_embedding'])
+    assert fisa['network.tower.seve.0.gate'] != 0
+    width = CLASSIFIER['width']
+    clips_own = clip['visual.transformer.resblocks.0.attn.in_proj_weight'][:width]
+    assert not torch.equal(fisa['network.tower.mask_queries.0.weight'], clips_own)
+
+
+def test_hidden_words_are_counted_for_base_categories(trained):
+    assert load_trained(trained / 'fisa')['fiser.cycle.counts'].shape == (2,)
+
+
+def test_an_untuned_model_is_clip_itself(trained, tmp_path):
+    manifest = load_manifest(write_untuned_model(tmp_path, recipe('fisa'), trained, 'values'))
+    network = build_network(manifest.generator, manifest.classifier)
+    load_weights(network, manifest.weights.path)
+    assert network.tower.regions == 'values'
+    other = build_network(GENERATOR, CLASSIFIER)
+    load_clip(other, trained / 'clip')
+    image = torch.rand(1, 3, SIZE, SIZE)
+    torch.testing.assert_close(
+        network.tower.image_embedding(image), other.tower.image_embedding(image), atol=2e-2, rtol=0
+    )  # matrices are kept in half precision
+
+
+def test_another_recipe_does_not_fit(trained, toy_data):
+    wider = replace(recipe('fisa'), classifier={**CLASSIFIER, 'width': 64, 'heads': 4, 'stem_channels': [8, 16, 64]})
+    with pytest.raises(DataError, match='clip does not fit this recipe'):
+        run_stage(wider, toy_data, trained, RunSettings(1))
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('base: [floor]\n', 'must hold the lists base and novel'),
+        ('base: [floor, chair]\nnovel: [ball, cat]\n', r"see \['cat'\]"),
+    ],
+)
+def test_class_splits_with_mistakes_are_refused(toy_dataset, tmp_path, text, message):
+    path = tmp_path / 'split.yaml'
+    path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        novel_categories(str(path), toy_dataset)
+
+
+def test_splits_and_synonyms(toy_dataset, split_file):
+    assert novel_categories('', toy_dataset) == []
+    assert novel_categories(split_file, toy_dataset) == [9]
+    assert names_of_categories('', toy_dataset) == {3: ['floor'], 7: ['chair'], 9: ['ball']}
+    assert names_of_categories('indoor_synonyms', toy_dataset)[9][:2] == ['ball', 'toy ball']
+
+
+def test_missing_synonyms_are_named(toy_dataset, tmp_path):
+    path = tmp_path / 'synonyms.yaml'
+    path.write_text(yaml.safe_dump({'floor': {'training': []}}))
+    with pytest.raises(DataError, match="no training synonyms for 'chair'"):
+        names_of_categories(str(path), toy_dataset)
+
+
+def test_a_missing_split_is_named(tmp_path):
+    with pytest.raises(DataError, match=r'panoptic_train\.json'):
+        open_split(tmp_path, 'train')
