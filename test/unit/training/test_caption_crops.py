@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fisa_ros.core.errors import DataError
-from fisa_ros.datasets.captions import read_captions
+from fisa_ros.datasets.captions import Caption, read_captions
 from fisa_ros.training.caption_crops import CaptionedCrops
 from fisa_ros.training.clip_stage import crop_patches
 
@@ -83,3 +83,14 @@ def test_patches_are_those_inside_the_box_and_small_boxes_repeat_theirs():
     assert chosen[1].tolist() == [5] * 8
     assert chosen[2].tolist() == [15] * 8
     assert len(set(chosen[3].tolist())) == 8
+
+
+def test_rare_captions_are_drawn_more_often(toy_dataset):
+    box = (8.0, 8.0, 40.0, 40.0)
+    captions = {record.image_id: [Caption('the floor', box)] * 4 for record in toy_dataset.records}
+    captions[0] = [*captions[0], Caption('a rare ball', box)]
+    crops = CaptionedCrops(toy_dataset, captions, 1, 4)
+    rare = crops.sentences.index('a rare ball')
+    drawn = [row for batch in islice(crops.batches(16, 2, 1), 150) for row in batch.captions.tolist()]
+    # One of six images has it: drawn evenly it would be 1 in 30, by its weight it is about 1 in 11.
+    assert 1 / 18 < drawn.count(rare) / len(drawn) < 1 / 7
