@@ -1,10 +1,11 @@
 """The vocabularies that the demo uses one after the other."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import yaml
 
-from fisa_ros.core.class_names import name_key
+from fisa_ros.core.class_names import name_key, parse_names
 from fisa_ros.core.resources import share_dir
 from fisa_ros.core.vocabulary import VocabularyRequest
 from fisa_ros.simulation.categories import CATEGORIES, CATEGORY_BY_NAME
@@ -26,15 +27,14 @@ class Phase:
 
 
 def demo_phases() -> tuple[Phase, ...]:
-    """Return all categories by the names of training, by names that training never used, and a few of them."""
-    synonyms = _synonyms()
-    trained = {category.name: (category.name, *synonyms[category.name]['training']) for category in CATEGORIES}
-    unseen = {category.name: tuple(synonyms[category.name]['held_out']) for category in CATEGORIES}
-    few = {name: trained[name] for name in FEW_WORDS}
+    """Return all categories by the shipped names, by names that training never used, and a few of them."""
+    shipped = VocabularyRequest.parse('indoor')
+    unseen = {category.name: tuple(_synonyms()[category.name]['held_out']) for category in CATEGORIES}
+    names_of = {names[0]: names for names in map(parse_names, shipped.classes)}
     return (
-        Phase('names of training', _request(trained)),
+        Phase('names of training', shipped),
         Phase('unseen synonyms', _request(unseen)),
-        Phase('few words', _request(few)),
+        Phase('few words', _request({name: names_of[name] for name in FEW_WORDS})),
     )
 
 
@@ -48,7 +48,7 @@ def category_ids() -> dict[str, int]:
     }
 
 
-def _request(names_of: dict[str, tuple[str, ...]]) -> VocabularyRequest:
+def _request(names_of: Mapping[str, Sequence[str]]) -> VocabularyRequest:
     return VocabularyRequest(
         classes=tuple(', '.join(names) for names in names_of.values()),
         stuff_classes=tuple(names[0] for name, names in names_of.items() if not CATEGORY_BY_NAME[name].is_thing),

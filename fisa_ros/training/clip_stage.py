@@ -39,12 +39,14 @@ class ClipOptions:
         patches_per_crop: Number of patches that are kept of a crop.
         train_stem: Whether the stem of the tower learns too.
         whole_images: Whether captions of whole images are used besides those of objects.
+        continues: Whether the stage goes on from the clip of the earlier stages instead of from nothing.
     """
 
     crops_per_image: int = 10
     patches_per_crop: int = 36
     train_stem: bool = False
     whole_images: bool = False
+    continues: bool = False
 
 
 def crop_embeddings(visual: VisionTransformer, batch: CropBatch, images: Tensor, patches: int) -> Tensor:
@@ -139,8 +141,8 @@ def train_clip(
         visual.conv1.stem.requires_grad_(False)
     network.head.logit_scale.requires_grad_(True)
     module = nn.ModuleDict({'visual': visual, 'head': network.head})
-    # The statistics of the stem's norms belong to whole images of the generator's training.
-    module.eval()
+    # Statistics of norms stay as the generator's training left them, unless the stem moves away from it.
+    tower.train(options.train_stem)
 
     def loss(batch: CropBatch, _: int) -> dict[str, Term]:
         images = ((batch.images - tower.mean) / tower.std).contiguous(memory_format=torch.channels_last)

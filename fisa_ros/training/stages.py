@@ -66,7 +66,10 @@ def run_stage(recipe: Recipe, data: Path, out: Path, run: RunSettings, earlier: 
     load_generator(network, recipe, earlier)
     if recipe.stage == 'clip':
         clip_options = parse_options(ClipOptions, recipe.options, recipe.where)
-        network.tower.visual.conv1.stem.load_state_dict(network.generator.get_submodule('stem').state_dict())
+        if clip_options.continues:
+            load_clip(network, earlier / 'clip')
+        else:
+            network.tower.visual.conv1.stem.load_state_dict(network.generator.get_submodule('stem').state_dict())
         names = {category.id: [category.name] for category in dataset.categories.values()}
         sampler = VocabularySampler(encoder, recipe.prompt_templates, NUM_SEMANTIC_TOKENS, names, list(names))
         captions = data / 'annotations' / f'captions_{recipe.splits["train"]}.json'
