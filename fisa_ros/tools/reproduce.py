@@ -6,11 +6,12 @@ training never saw, and prints means and spreads. What an earlier run finished i
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 import json
 import logging
 import os
 from pathlib import Path
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -23,7 +24,7 @@ from fisa_ros.networks.build import build_network
 from fisa_ros.networks.image_tower import Regions
 from fisa_ros.training.recipe import load_recipe
 from fisa_ros.training.simo import simo_parameters
-from fisa_ros.training.stages import write_untuned_model
+from fisa_ros.training.stages import file_sha256, write_untuned_model
 
 _LOG = logging.getLogger('fisa_ros.reproduce')
 _RESULT = 'scores.json'
@@ -78,12 +79,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format='%(message)s')
     try:
         rows = _run(options)
+        if options.markdown:
+            options.markdown.parent.mkdir(parents=True, exist_ok=True)
+            options.markdown.write_text(markdown(rows, options.seeds), encoding='utf-8')
     except (FisaError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
     text = markdown(rows, options.seeds)
-    if options.markdown:
-        options.markdown.write_text(text, encoding='utf-8')
     print(json.dumps(rows) if options.json else text)
     return 0
 
@@ -127,12 +129,13 @@ def _run(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
 def _measured(name: str, variant: Variant, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate one variant with one seed, or read what an earlier run measured."""
     folder = options.out / f'{name}-{seed}'
-    settings = {'steps': options.steps, 'images': options.images, 'generator_steps': options.generator_steps}
+    settings = _settings(variant, options)
     result = folder / _RESULT
     if result.is_file():
         saved: dict[str, Any] = json.loads(result.read_text(encoding='utf-8'))
         if saved['settings'] == settings:
             return saved
+        shutil.rmtree(folder)
     _LOG.info('%s, seed %d', variant.title, seed)
     folder.mkdir(parents=True, exist_ok=True)
     manifest, cost = _trained(variant, seed, folder, options)
@@ -141,6 +144,16 @@ def _measured(name: str, variant: Variant, seed: int, options: argparse.Namespac
     result.with_suffix('.tmp').write_text(json.dumps(row), encoding='utf-8')
     result.with_suffix('.tmp').replace(result)
     return row
+
+
+def _settings(variant: Variant, options: argparse.Namespace) -> dict[str, Any]:
+    """Return all that decides what is measured; what was measured with other settings is measured again."""
+    sources = [options.data / 'annotations' / f'panoptic_{split}.json' for split in ('train', 'test')]
+    sources += [options.stages / stage / 'checkpoint.pt' for stage in ('generator', 'clip')]
+    sources += [share_dir() / 'config' / 'recipes' / f'{recipe}.yaml' for recipe in ('tiny-fisa', 'tiny-generator')]
+    sums = {'/'.join(path.parts[-2:]): file_sha256(path) for path in sources if path.is_file()}
+    counts = {'steps': options.steps, 'images': options.images, 'generator_steps': options.generator_steps}
+    return {**counts, 'variant': json.loads(json.dumps(asdict(variant))), 'sources': sums}
 
 
 def _trained(
@@ -155,7 +168,11 @@ def _trained(
         return options.out / f'fisa-{seed}' / 'fisa' / 'fisa-tiny.yaml', cost
     stages = options.stages
     if variant.from_scratch:
-        phases = [{'size': 320, 'batch_size': 6, 'steps': options.generator_steps, 'learning_rate': 7.0e-4}]
+        coarse = options.generator_steps // 2
+        phases = [
+            {'size': 192, 'batch_size': 8, 'steps': max(1, coarse), 'learning_rate': 7.0e-4},
+            {'size': 320, 'batch_size': 6, 'steps': options.generator_steps - coarse, 'learning_rate': 4.0e-4},
+        ]
         changes: dict[str, Any] = {'seed': seed, 'initial': None, 'phases': phases, 'options': {}}
         cost |= _train('tiny-generator', changes, folder, folder, options)
         (folder / 'clip').unlink(missing_ok=True)
@@ -213,7 +230,8 @@ def markdown(rows: dict[str, list[dict[str, Any]]], seeds: int) -> str:
         '|' + '---|' * (3 + len(METRICS)),
     ]
     for name, runs in rows.items():
-        cells = [f'{runs[0]["parameters"]:,}', _cell([run['cpu_seconds'] for run in runs], 0)]
+        cost = [f'{runs[0]["parameters"]:,}', _cell([run['cpu_seconds'] for run in runs], 0)]
+        cells = ['', ''] if known[name].oracle else cost
         cells += [_cell([run[key] for run in runs], 3) for key in METRICS]
         lines.append(f'| {known[name].title} | ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines) + f'\n\nMean of {seeds} seeds and half their range; one run where nothing is trained.\n'

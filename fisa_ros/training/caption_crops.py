@@ -49,21 +49,27 @@ class CaptionedCrops:
     Args:
         dataset: The images.
         captions: By image id.
-        crops_per_image: At most so many crops of an image; one of them is the whole image.
+        crops_per_image: At most so many crops of an image.
         patches: Number P of patches of an image.
 
+    Images without captions are left out.
+
     Raises:
-        DataError: Images lack captions.
+        DataError: No image has a caption.
     """
 
     def __init__(
         self, dataset: PanopticDataset, captions: Mapping[int, Sequence[Caption]], crops_per_image: int, patches: int
     ) -> None:
-        without = [record.image_id for record in dataset.records if not captions.get(record.image_id)]
-        if without:
-            raise DataError(f'{dataset.path}: {len(without)} images have no caption, the first is image {without[0]}')
         self._dataset = dataset
-        self._captions = [captions[record.image_id] for record in dataset.records]
+        with_captions = [
+            (index, captions[record.image_id])
+            for index, record in enumerate(dataset.records)
+            if captions.get(record.image_id)
+        ]
+        if not with_captions:
+            raise DataError(f'{dataset.path}: no image has a caption')
+        self._indices, self._captions = zip(*with_captions, strict=True)
         self._crops_per_image = crops_per_image
         self._patches = patches
         counts = Counter(caption.text for entries in self._captions for caption in entries)
@@ -89,7 +95,7 @@ class CaptionedCrops:
                 images=torch.stack([image for image, _, _, _ in parts]),
                 image_index=torch.arange(share).repeat_interleave(counts),
                 boxes=torch.from_numpy(np.concatenate([boxes for _, boxes, _, _ in parts])),
-                captions=torch.tensor([row for _, _, rows, _ in parts for row in rows]),
+                captions=torch.tensor([row for _, _, rows, _ in parts for row in rows], dtype=torch.int64),
                 order=torch.from_numpy(np.concatenate([order for _, _, _, order in parts])),
             )
             step += 1
@@ -97,17 +103,17 @@ class CaptionedCrops:
     def _image(
         self, rng: np.random.Generator, size: int
     ) -> tuple[Tensor, NDArray[np.float32], list[int], NDArray[np.float32]]:
-        index = int(rng.integers(len(self._dataset)))
-        image = self._dataset.image(index)
+        chosen_image = int(rng.integers(len(self._indices)))
+        image = self._dataset.image(self._indices[chosen_image])
         height, width = image.shape[:2]
         share = rng.uniform(_MIN_SCALE, 1.0, 2) if rng.random() < 0.6 else np.ones(2)
-        window_h, window_w = int(height * share[0]), int(width * share[1])
+        window_h, window_w = max(1, int(height * share[0])), max(1, int(width * share[1]))
         top, left = int(rng.integers(height - window_h + 1)), int(rng.integers(width - window_w + 1))
         cut = np.ascontiguousarray(image[top : top + window_h, left : left + window_w])
         small = np.asarray(cv2.resize(cut, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
         is_flipped = rng.random() < 0.5
         boxes, rows = [], []
-        for caption in self._captions[index]:
+        for caption in self._captions[chosen_image]:
             box = caption.box_xyxy or (left, top, left + window_w, top + window_h)
             visible = _visible_share(box, (left, top, left + window_w, top + window_h))
             if visible < _MIN_VISIBLE:

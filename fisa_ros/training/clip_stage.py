@@ -1,7 +1,7 @@
-"""Pre-trains the image tower of a tiny CLIP on captions, with text encoder and convolutional stem frozen.
+"""Pre-trains the image tower of a tiny CLIP on captions, with a frozen text encoder.
 
 Image and caption pairs are crops around single objects. As all crops of an image share one pass of the stem, and only a
-few patches of each are kept (Li et al., FLIP, 2023), a crop costs a fraction of an image. No mask is used.
+few patches of each are kept (Li et al., FLIP, 2023), a crop costs a fraction of an image. No mask is used here.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,13 @@ import hashlib
 import logging
 from pathlib import Path
 
+from accelerate import PartialState
 from open_clip.transformer import VisionTransformer
 import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
+from fisa_ros.core.errors import DataError
 from fisa_ros.datasets.captions import read_captions
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.networks.image_tower import clip_block
@@ -22,7 +24,7 @@ from fisa_ros.networks.segmentation_network import SegmentationNetwork
 from fisa_ros.networks.text_encoder import SentenceEncoder
 from fisa_ros.training.caption_crops import CaptionedCrops, CropBatch
 from fisa_ros.training.checkpoint import load_tensors, save_tensors
-from fisa_ros.training.loop import Phase, RunSettings, Term, train
+from fisa_ros.training.loop import Phase, RunSettings, Term, phase_seed, train
 from fisa_ros.training.mask_accuracy import VALIDATION_IMAGES, mask_accuracy
 from fisa_ros.training.vocabulary_sampler import DISTRACTORS, SampledVocabulary
 
@@ -37,16 +39,19 @@ class ClipOptions:
     Attributes:
         crops_per_image: At most so many crops of each image.
         patches_per_crop: Number of patches that are kept of a crop.
-        train_stem: Whether the stem of the tower learns too.
+        frozen_stem_steps: Steps before the stem of the tower learns too.
         whole_images: Whether captions of whole images are used besides those of objects.
-        continues: Whether the stage goes on from the clip of the earlier stages instead of from nothing.
     """
 
     crops_per_image: int = 10
     patches_per_crop: int = 36
-    train_stem: bool = False
+    frozen_stem_steps: int = 0
     whole_images: bool = False
-    continues: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ('crops_per_image', 'patches_per_crop'):
+            if getattr(self, name) < 1:
+                raise DataError(f'{name} must be 1 or more, got {getattr(self, name)}')
 
 
 def crop_embeddings(visual: VisionTransformer, batch: CropBatch, images: Tensor, patches: int) -> Tensor:
@@ -59,7 +64,7 @@ def crop_embeddings(visual: VisionTransformer, batch: CropBatch, images: Tensor,
         patches: Patches kept of each crop; smaller crops show some of theirs twice.
 
     Returns:
-        `(n, D)` unit rows.
+        `(n, D)` float32 unit rows.
     """
     embedded = visual.conv1(images)
     rows, columns = embedded.shape[-2:]
@@ -71,7 +76,7 @@ def crop_embeddings(visual: VisionTransformer, batch: CropBatch, images: Tensor,
     x = visual.ln_pre(x)
     for block in visual.transformer.resblocks:
         x = clip_block(block, x)
-    return F.normalize(visual.ln_post(x[:, 0]) @ visual.proj, dim=-1)
+    return F.normalize((visual.ln_post(x[:, 0]) @ visual.proj).float(), dim=-1)
 
 
 def crop_patches(boxes: Tensor, order: Tensor, rows: int, columns: int, count: int) -> Tensor:
@@ -107,8 +112,9 @@ def _encoded(encoder: SentenceEncoder, sentences: Sequence[str], path: Path) -> 
             return embeddings
     _LOG.info('encoding %d captions', len(sentences))
     embeddings = encoder.encode(sentences)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_tensors(path, {'sha256': digest, 'embeddings': embeddings})
+    if PartialState().is_main_process:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_tensors(path, {'sha256': digest, 'embeddings': embeddings})
     return embeddings
 
 
@@ -137,16 +143,17 @@ def train_clip(
     sentences = _encoded(encoder, [*crops.sentences, *DISTRACTORS], folder / 'sentences.pt')
     network.requires_grad_(False)
     visual.requires_grad_(True)
-    if not options.train_stem:
-        visual.conv1.stem.requires_grad_(False)
     network.head.logit_scale.requires_grad_(True)
-    module = nn.ModuleDict({'visual': visual, 'head': network.head})
-    # Statistics of norms stay as the generator's training left them, unless the stem moves away from it.
-    tower.train(options.train_stem)
+    module = nn.ModuleDict({'tower': tower, 'head': network.head})
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    stem = visual.conv1.stem
 
-    def loss(batch: CropBatch, _: int) -> dict[str, Term]:
+    def loss(batch: CropBatch, step: int) -> dict[str, Term]:
+        # A frozen stem keeps the statistics of its norms too, as the generator's training left them.
+        stem.requires_grad_(step >= options.frozen_stem_steps)
+        tower.train(step >= options.frozen_stem_steps)
         images = ((batch.images - tower.mean) / tower.std).contiguous(memory_format=torch.channels_last)
-        embeddings = crop_embeddings(visual, batch, images, options.patches_per_crop).float()
+        embeddings = crop_embeddings(visual, batch, images, options.patches_per_crop)
         scale = network.head.logit_scale.exp().clamp(max=_MAX_LOGIT_SCALE)
         with torch.autocast(images.device.type, enabled=False):
             logits = scale * embeddings @ sentences.to(embeddings.device).T
@@ -159,10 +166,10 @@ def train_clip(
 
     train(
         module,
-        [parameter for parameter in module.parameters() if parameter.requires_grad],
+        parameters,
         phases,
         lambda phase, step, rank, world_size: crops.batches(
-            phase.size, phase.batch_size, seed + phase.size, step, rank=rank, world_size=world_size
+            phase.size, phase.batch_size, phase_seed(seed, phases, phase), step, rank=rank, world_size=world_size
         ),
         loss,
         folder,

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from accelerate import PartialState
+from accelerate.utils import gather_object
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -21,14 +23,16 @@ from fisa_ros.training.fiser import (
     hide_tokens,
     reconstruction_loss,
 )
-from fisa_ros.training.loop import Phase, RunSettings, Term, train
+from fisa_ros.training.loop import Phase, RunSettings, Term, phase_seed, train
 from fisa_ros.training.mask_accuracy import IGNORED, VALIDATION_IMAGES, mask_accuracy, pad_masks
 from fisa_ros.training.simo import DEFAULT_SIMO_SETS, apply_simo
 from fisa_ros.training.vocabulary_sampler import SampledVocabulary, VocabularySampler
 
 _MIN_IOU = 0.5
 _MAX_FOREIGN_IOU = 0.15
-_ON_NOTHING = 0
+_MAX_SHARE = 0.5
+_MIN_LABELED = 0.5
+ON_NOTHING = -1
 _FISER_WIDTH = 128
 _FISER_HEADS = 4
 _HIDING_SHARE = 0.5
@@ -56,6 +60,8 @@ class FisaOptions:
     def __post_init__(self) -> None:
         if not 0.0 <= self.predicted_share <= 1.0:
             raise DataError(f'predicted_share must be in [0, 1], got {self.predicted_share}')
+        if not self.simo:
+            raise DataError('simo must name at least one set')
         if not 0.0 <= self.fiser_weight <= 100.0:
             raise DataError(f'fiser_weight must be in [0, 100], got {self.fiser_weight}')
 
@@ -66,7 +72,9 @@ def roughen(masks: Tensor, rng: np.random.Generator) -> Tensor:
     if kind < 0.25:
         return F.max_pool2d(masks, 3, 1, 1)
     if kind < 0.5:
-        return -F.max_pool2d(-masks, 3, 1, 1)
+        shrunk = -F.max_pool2d(-masks, 3, 1, 1)
+        # What is too thin to shrink would be gone, and its name with it.
+        return torch.where(shrunk.amax((2, 3), keepdim=True) > 0.5, shrunk, masks)
     if kind < 0.7:
         return F.avg_pool2d(masks, 3, 1, 1)
     return masks
@@ -75,7 +83,8 @@ def roughen(masks: Tensor, rng: np.random.Generator) -> Tensor:
 def name_predicted_masks(mask_logits: Tensor, batch: Batch) -> Tensor:
     """Return the categories `(B, N)` int64 of the objects that predicted masks lie on.
 
-    Masks on nothing in particular carry 0, those in between `IGNORED`.
+    Masks across several objects carry `ON_NOTHING`. Parts of one object, masks on unlabelled pixels and those in
+    between carry `IGNORED`: nobody knows what they are.
 
     Args:
         mask_logits: `(B, N, h, w)`.
@@ -88,10 +97,12 @@ def name_predicted_masks(mask_logits: Tensor, batch: Batch) -> Tensor:
         proposed = (mask_logits[image] > 0).flatten(1).float()
         truth = (masks > 0.5).flatten(1).float()
         inter = proposed @ truth.T
-        iou = inter / (proposed.sum(1, keepdim=True) + truth.sum(1) - inter).clamp(min=1)
-        best, index = iou.max(1)
+        area = proposed.sum(1, keepdim=True)
+        best, index = (inter / (area + truth.sum(1) - inter).clamp(min=1)).max(1)
+        share = inter / area.clamp(min=1)
+        is_mixed = (best < _MAX_FOREIGN_IOU) & (share.amax(1) < _MAX_SHARE) & (share.sum(1) > _MIN_LABELED)
         labels[image] = torch.where(best > _MIN_IOU, categories[index], IGNORED)
-        labels[image][(best < _MAX_FOREIGN_IOU) & (proposed.sum(1) > 0)] = _ON_NOTHING
+        labels[image][is_mixed] = ON_NOTHING
     return labels
 
 
@@ -109,8 +120,11 @@ class _HiddenWords(nn.Module):
     def choose(self, categories: list[Tensor], vocabulary: SampledVocabulary) -> Tensor:
         """Return `(B,)` int64 rows of the words to hide, `NOTHING_HIDDEN` where an image shows none of them."""
         named = [category if category in vocabulary.category_ids else NOTHING_HIDDEN for category in self.categories]
-        present = torch.stack([torch.isin(torch.tensor(named, device=entry.device), entry) for entry in categories])
-        chosen = self.cycle.choose(present)
+        shown = [[category in entry.tolist() for category in named] for entry in categories]
+        # Every process chooses for the whole batch, else their counts would drift apart.
+        state = PartialState()
+        everyones = gather_object(shown) if state.num_processes > 1 else shown
+        chosen = self.cycle.choose(torch.tensor(everyones))[state.process_index * len(shown) :][: len(shown)]
         rows = [vocabulary.category_ids.index(named[word]) if word >= 0 else NOTHING_HIDDEN for word in chosen.tolist()]
         return torch.tensor(rows, device=categories[0].device)
 
@@ -147,7 +161,8 @@ def train_fisa(
         else:
             masks, categories = pad_masks(batch)
             logits = (2 * roughen(masks, rng) - 1) * SURE_LOGIT
-        target = vocabulary.rows_of(categories, (_ON_NOTHING, *sampler.tuned), IGNORED)
+        target = vocabulary.rows_of(categories, sampler.tuned, IGNORED)
+        target = torch.where(categories == ON_NOTHING, len(vocabulary.text_embeddings), target)
         images = batch.images.contiguous(memory_format=torch.channels_last)
         hidden, token_mask = None, vocabulary.token_mask
         # Not always: SEVE must also meet images all of whose words it sees, as at run time.
@@ -176,7 +191,13 @@ def train_fisa(
         parameters,
         phases,
         lambda phase, step, rank, world_size: training_batches(
-            dataset, phase.size, phase.batch_size, seed + phase.size, step, rank=rank, world_size=world_size
+            dataset,
+            phase.size,
+            phase.batch_size,
+            phase_seed(seed, phases, phase),
+            step,
+            rank=rank,
+            world_size=world_size,
         ),
         loss,
         folder,

@@ -9,7 +9,7 @@ from torch import Tensor
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.networks.tiny_generator import TinyMaskGenerator
 from fisa_ros.training.batches import Batch, training_batches, validation_batches
-from fisa_ros.training.loop import Phase, RunSettings, Term, train
+from fisa_ros.training.loop import Phase, RunSettings, Term, phase_seed, train
 from fisa_ros.training.mask_accuracy import VALIDATION_IMAGES
 from fisa_ros.training.mask_loss import mask_loss
 
@@ -44,6 +44,8 @@ def mean_best_iou(generator: TinyMaskGenerator, dataset: PanopticDataset, size: 
                 )
     generator.train(was_training)
     ious = torch.cat(best)
+    if not len(ious):
+        return {}
     return {'best_iou': ious.mean().item(), 'recall': (ious > 0.5).float().mean().item()}
 
 
@@ -70,7 +72,13 @@ def train_generator(
         list(generator.parameters()),
         phases,
         lambda phase, step, rank, world_size: training_batches(
-            dataset, phase.size, phase.batch_size, seed + phase.size, step, rank=rank, world_size=world_size
+            dataset,
+            phase.size,
+            phase.batch_size,
+            phase_seed(seed, phases, phase),
+            step,
+            rank=rank,
+            world_size=world_size,
         ),
         loss,
         folder,

@@ -21,6 +21,7 @@ from fisa_ros.training.progress import Summary, TrainingLog
 Precision = Literal['fp32', 'bf16']
 CHECKPOINT_NAME = 'checkpoint.pt'
 _WARM_UP_STEPS = 200
+_SEED_STRIDE = 1_000_003
 _LOG_STEPS = 100
 _CHECKPOINT_SECONDS = 120.0
 _MAX_GRADIENT_NORM = 1.0
@@ -142,6 +143,12 @@ def train[B](
     return _Training(module, parameters, phases, folder, run, weight_decay, ema).run(
         batches, step_loss, validate, validate_every
     )
+
+
+def phase_seed(seed: int, phases: Sequence[Phase], phase: Phase) -> int:
+    """Return a seed for the batches of one of the phases, so that no two phases see the same ones."""
+    index = next(index for index, other in enumerate(phases) if other is phase)
+    return seed + phase.size + _SEED_STRIDE * index
 
 
 def load_trained(folder: Path, *, allow_unfinished: bool = False) -> dict[str, Tensor]:

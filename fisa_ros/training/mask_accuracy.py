@@ -58,14 +58,13 @@ def mask_accuracy(
             embeddings = network.tower(images, logits, vocabulary.semantic_tokens, vocabulary.token_mask)
             scores = network.head.class_logits(embeddings, vocabulary.text_embeddings, vocabulary.synonym_mask)
             known = categories != IGNORED
-            rows = vocabulary.rows_of(categories[known], (), IGNORED)
+            rows = vocabulary.rows_of(categories, (), IGNORED)[known]
             right.append((scores[..., :-1].argmax(-1)[known] == rows).cpu())
             truth.append(categories[known].cpu())
     network.tower.train(was_training)
     hits, categories = torch.cat(right).float(), torch.cat(truth)
     is_novel = torch.isin(categories, torch.tensor(sorted(novel), dtype=torch.int64))
-    scores_by_part = {'mask_accuracy': hits.mean().item()}
+    parts = {'mask_accuracy': hits}
     if novel:
-        scores_by_part['mask_accuracy_base'] = hits[~is_novel].mean().item()
-        scores_by_part['mask_accuracy_novel'] = hits[is_novel].mean().item()
-    return scores_by_part
+        parts |= {'mask_accuracy_base': hits[~is_novel], 'mask_accuracy_novel': hits[is_novel]}
+    return {name: part.mean().item() for name, part in parts.items() if len(part)}

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 import torch
 from torch import nn
 import yaml
@@ -22,6 +23,7 @@ from fisa_ros.networks.image_tower import Regions
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
 from fisa_ros.networks.tiny_generator import TinyMaskGenerator
 from fisa_ros.networks.weights import load_weights, save_weights
+from fisa_ros.training.checkpoint import write_atomically
 from fisa_ros.training.clip_stage import ClipOptions, train_clip
 from fisa_ros.training.fisa_stage import FisaOptions, train_fisa
 from fisa_ros.training.generator_stage import GeneratorOptions, train_generator
@@ -48,16 +50,19 @@ def run_stage(recipe: Recipe, data: Path, out: Path, run: RunSettings, earlier: 
         DataError: An earlier stage is missing, data or settings do not fit, or the training broke down.
     """
     torch.manual_seed(recipe.seed)
+    _check_model(recipe)
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     earlier = earlier or out
     dataset, validation = open_split(data, recipe.splits['train']), open_split(data, recipe.splits['validation'])
     phases = list(recipe.phases)
+    run = replace(run, recipe={**run.recipe, **_sources(recipe, data, earlier)})
     if recipe.stage == 'generator':
         generator = build_generator(_part(recipe, 'generator'))
-        assert isinstance(generator, TinyMaskGenerator)
+        if not isinstance(generator, TinyMaskGenerator):
+            raise DataError(f'{recipe.where}: only generators of type tiny can be trained')
         if recipe.initial is not None:
-            generator.load_state_dict(_initial_network(recipe.initial).generator.state_dict())
+            _take_over(generator, _initial_network(recipe.initial).generator.state_dict(), recipe.initial)
         generator_options = parse_options(GeneratorOptions, recipe.options, recipe.where)
         train_generator(generator, dataset, validation, phases, out / 'generator', recipe.seed, generator_options, run)
         return
@@ -66,10 +71,7 @@ def run_stage(recipe: Recipe, data: Path, out: Path, run: RunSettings, earlier: 
     load_generator(network, recipe, earlier)
     if recipe.stage == 'clip':
         clip_options = parse_options(ClipOptions, recipe.options, recipe.where)
-        if clip_options.continues:
-            load_clip(network, earlier / 'clip')
-        else:
-            network.tower.visual.conv1.stem.load_state_dict(network.generator.get_submodule('stem').state_dict())
+        network.tower.visual.conv1.stem.load_state_dict(network.generator.get_submodule('stem').state_dict())
         names = {category.id: [category.name] for category in dataset.categories.values()}
         sampler = VocabularySampler(encoder, recipe.prompt_templates, NUM_SEMANTIC_TOKENS, names, list(names))
         captions = data / 'annotations' / f'captions_{recipe.splits["train"]}.json'
@@ -85,8 +87,8 @@ def run_stage(recipe: Recipe, data: Path, out: Path, run: RunSettings, earlier: 
     tuned = [category for category in names if category not in novel]
     sampler = VocabularySampler(encoder, recipe.prompt_templates, NUM_SEMANTIC_TOKENS, names, tuned)
     train_fisa(network, sampler, novel, dataset, validation, phases, out / 'fisa', recipe.seed, fisa_options, run)
-    manifest = write_model(out / 'fisa', network, recipe)
-    _LOG.info('trained: --model %s', manifest)
+    if PartialState().is_main_process:
+        _LOG.info('trained: --model %s', write_model(out / 'fisa', network, recipe))
 
 
 def write_model(folder: Path, network: SegmentationNetwork, recipe: Recipe) -> Path:
@@ -99,18 +101,19 @@ def write_model(folder: Path, network: SegmentationNetwork, recipe: Recipe) -> P
     thresholds = load_manifest(recipe.initial).thresholds if recipe.initial else Thresholds(0.25, 0.4, 0.5)
     document = {
         'name': MODEL_NAME,
-        'description': f'Trained by the stage {recipe.stage} of {Path(recipe.where).name}.',
+        'description': f'Made from {Path(recipe.where).name}.',
         'licence': 'Apache-2.0',
         'image_size_hw': list(network.tower.visual.image_size),
-        'weights': {'file': weights.name, 'sha256': hashlib.sha256(weights.read_bytes()).hexdigest()},
+        'weights': {'file': weights.name, 'sha256': file_sha256(weights)},
         'generator': dict(_part(recipe, 'generator')),
         'classifier': dict(_part(recipe, 'classifier')),
         'text_encoder': dict(_part(recipe, 'text_encoder')),
-        'prompt_templates': list(recipe.prompt_templates or ()),
+        'prompt_templates': list(recipe.prompt_templates),
         'thresholds': asdict(thresholds),
     }
     manifest = folder / f'{MODEL_NAME}.yaml'
-    manifest.write_text(yaml.safe_dump(document, sort_keys=False), encoding='utf-8')
+    text = yaml.safe_dump(document, sort_keys=False).encode()
+    write_atomically(manifest, lambda file: file.write(text))
     return manifest
 
 
@@ -131,6 +134,22 @@ def write_untuned_model(folder: Path, recipe: Recipe, earlier: Path, regions: Re
     return write_model(folder, network, recipe)
 
 
+def _sources(recipe: Recipe, data: Path, earlier: Path) -> dict[str, str]:
+    """Tell apart, by their sums, the data and earlier stages that a run may be resumed with."""
+    paths = {'data': data / 'annotations' / f'panoptic_{recipe.splits["train"]}.json'}
+    if recipe.stage != 'generator':
+        paths['generator'] = earlier / 'generator' / CHECKPOINT_NAME
+    if recipe.stage == 'fisa':
+        paths['clip'] = earlier / 'clip' / CHECKPOINT_NAME
+    return {name: file_sha256(path) for name, path in paths.items() if path.is_file()}
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sum of a file."""
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
 def open_split(data: Path, split: str) -> PanopticDataset:
     """Open a split of a folder that is laid out as COCO's.
 
@@ -146,7 +165,7 @@ def load_clip(network: SegmentationNetwork, folder: Path) -> None:
     Raises:
         DataError: The stage was not run.
     """
-    _load(nn.ModuleDict({'visual': network.tower.visual, 'head': network.head}), folder, 'clip')
+    _load(nn.ModuleDict({'tower': network.tower, 'head': network.head}), folder, 'clip')
     network.tower.start_from_clip()
 
 
@@ -200,6 +219,27 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return document
 
 
+def _check_model(recipe: Recipe) -> None:
+    """Refuse what would break only in the middle of training.
+
+    Raises:
+        DataError: Sizes, templates or regions do not fit.
+    """
+    if recipe.stage == 'generator':
+        return
+    size = _part(recipe, 'classifier').get('image_size')
+    for phase in recipe.phases:
+        if phase.size != size:
+            raise DataError(f"{recipe.where}: size of a phase must be the classifier's {size}, got {phase.size}")
+    if not recipe.prompt_templates:
+        raise DataError(f'{recipe.where}: stage {recipe.stage} needs prompt_templates')
+    for template in recipe.prompt_templates:
+        if template.count('{}') != 1:
+            raise DataError(f'{recipe.where}: prompt_templates must have one {{}} each, got {template!r}')
+    if _part(recipe, 'classifier').get('regions', 'mask_tokens') != 'mask_tokens':
+        raise DataError(f'{recipe.where}: regions must be mask_tokens where FISA is trained')
+
+
 def _part(recipe: Recipe, name: str) -> Mapping[str, Any]:
     part: Mapping[str, Any] | None = getattr(recipe, name)
     if part is None:
@@ -224,7 +264,8 @@ def load_generator(network: SegmentationNetwork, recipe: Recipe, out: Path) -> N
     if (out / 'generator' / CHECKPOINT_NAME).is_file():
         _load(network.generator, out / 'generator', 'generator')
     elif recipe.initial is not None:
-        network.generator.load_state_dict(_initial_network(recipe.initial).generator.state_dict())
+        _take_over(network.generator, _initial_network(recipe.initial).generator.state_dict(), recipe.initial)
+        _LOG.info('no generator in %s: that of %s is used', out, recipe.initial)
     else:
         raise DataError(f'{out / "generator"} is missing: run the generator stage first, or name `initial` weights')
 
@@ -232,7 +273,11 @@ def load_generator(network: SegmentationNetwork, recipe: Recipe, out: Path) -> N
 def _load(module: nn.Module, folder: Path, stage: str) -> None:
     if not folder.is_dir():
         raise DataError(f'{folder} is missing: run the {stage} stage first')
+    _take_over(module, load_trained(folder), str(folder))
+
+
+def _take_over(module: nn.Module, state: Mapping[str, Any], source: str) -> None:
     try:
-        module.load_state_dict(load_trained(folder))
+        module.load_state_dict(state)
     except RuntimeError as error:
-        raise DataError(f'{folder} does not fit this recipe: {error}') from error
+        raise DataError(f'{source} does not fit this recipe: {error}') from error

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from fisa_ros.core.vocabulary_state import choose_semantic_tokens
 from fisa_ros.networks.text_encoder import SentenceEncoder
 
-# Words for things that no simulated room holds: always wrong, so that a long vocabulary does not confuse.
+# Words that are always wrong unless a data set has them, so that a long vocabulary does not confuse.
 DISTRACTORS = (
     'cat', 'dog', 'horse', 'car', 'bus', 'bicycle', 'tree', 'river', 'mountain', 'sky', 'road', 'person', 'bird',
     'boat', 'airplane', 'train', 'grass', 'cow', 'sheep', 'elephant', 'pizza', 'banana', 'apple', 'fork', 'knife',
@@ -99,7 +99,9 @@ class VocabularySampler:
         tuned: Sequence[int],
     ) -> None:
         self._names = {category: embed_names(encoder, templates, words) for category, words in names.items()}
-        self._distractors = embed_names(encoder, templates, list(DISTRACTORS))
+        known = {word.casefold() for words in names.values() for word in words}
+        others = [word for word in DISTRACTORS if word not in known]
+        self._distractors = embed_names(encoder, templates, others)
         self._num_tokens = num_semantic_tokens
         self.tuned = tuple(tuned)
 
@@ -120,7 +122,7 @@ class VocabularySampler:
             noise = torch.from_numpy(rng.normal(0, 1, (len(picked), names.shape[1])).astype(np.float32))
             strength = float(rng.uniform(0, 0.5)) / names.shape[1] ** 0.5
             rows.append(F.normalize(names[torch.from_numpy(picked)] + strength * noise, dim=-1))
-        extra = rng.permutation(len(DISTRACTORS))[: int(rng.integers(0, _MAX_DISTRACTORS))]
+        extra = rng.permutation(len(self._distractors))[: int(rng.integers(_MAX_DISTRACTORS + 1))]
         rows += [self._distractors[int(index) : int(index) + 1] for index in extra]
         return self._assemble(rows, chosen)
 

@@ -57,3 +57,12 @@ def test_trainings_that_were_measured_are_not_repeated(monkeypatch, tmp_path, ca
     # Other settings are another measurement.
     assert main([*arguments, '--steps', '7']) == 0
     assert len(trained) == 6
+
+
+def test_other_data_are_another_measurement(tmp_path):
+    options = reproduce._parser().parse_args(['--data', str(tmp_path), '--stages', str(tmp_path)])
+    before = reproduce._settings(VARIANTS['fisa'], options)
+    (tmp_path / 'annotations').mkdir()
+    (tmp_path / 'annotations' / 'panoptic_test.json').write_text('{}')
+    assert reproduce._settings(VARIANTS['fisa'], options) != before
+    assert reproduce._settings(VARIANTS['fiser'], options) != reproduce._settings(VARIANTS['fisa'], options)

@@ -77,7 +77,7 @@ def test_one_process_of_several_prints(recipe, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--recipe', 'unknown'], "recipe 'unknown' cannot be read (shipped: tiny-clip, tiny-clip-stem, "),
+        (['--recipe', 'unknown'], "recipe 'unknown' cannot be read (shipped: tiny-clip, tiny-fisa, tiny-generator)"),
         (['--steps-scale', '0'], 'the scale of the steps must be above 0, got 0.0'),
         (['--threads', '0'], 'threads must be 1 or more, got 0'),
         (['--max-seconds', '0'], 'max_seconds must be above 0, got 0.0'),

@@ -10,7 +10,7 @@ CATEGORIES = ((3, 'floor', 0), (7, 'chair', 1), (9, 'ball', 1))
 COLORS = {3: (120, 90, 60), 7: (30, 160, 40), 9: (220, 30, 30)}
 
 
-def write_split(root, split, count, size_wh=(64, 48)):
+def write_toy_split(root, split, count, size_wh=(64, 48)):
     """Write images of a floor with a chair and a ball on it, in COCO's layout, with captions."""
     width, height = size_wh
     rng = np.random.default_rng(len(split))
@@ -53,11 +53,16 @@ def write_split(root, split, count, size_wh=(64, 48)):
 def toy_data(tmp_path_factory):
     """Folder with the splits train and validation."""
     root = tmp_path_factory.mktemp('toy')
-    write_split(root, 'train', 6)
-    write_split(root, 'validation', 3)
+    write_toy_split(root, 'train', 6)
+    write_toy_split(root, 'validation', 3)
     return root
 
 
 @pytest.fixture(scope='session')
 def toy_dataset(toy_data):
     return PanopticDataset.open(toy_data / 'train', toy_data / 'annotations' / 'panoptic_train.json')
+
+
+@pytest.fixture
+def write_split():
+    return write_toy_split

@@ -4,7 +4,7 @@ import torch
 
 from fisa_ros.core.errors import DataError
 from fisa_ros.training.batches import Batch
-from fisa_ros.training.fisa_stage import FisaOptions, name_predicted_masks, roughen
+from fisa_ros.training.fisa_stage import ON_NOTHING, FisaOptions, name_predicted_masks, roughen
 from fisa_ros.training.mask_accuracy import IGNORED, pad_masks
 
 
@@ -18,11 +18,29 @@ def masks(*corners):
 
 def test_predicted_masks_are_named_by_what_they_lie_on():
     truth = masks((0, 0), (4, 4))
-    predicted = torch.stack([truth[1], truth[0], masks((0, 4))[0], masks((0, 2))[0], torch.zeros(8, 8)])
+    part = torch.zeros(8, 8)
+    part[0, 0] = 1
+    predicted = torch.stack([truth[1], truth[0], masks((0, 4))[0], masks((0, 2))[0], part, torch.zeros(8, 8)])
     logits = (2 * predicted - 1)[None] * 5
-    batch = Batch(torch.zeros(1, 3, 32, 32), [truth], [torch.tensor([7, 9])], [0])
-    # On an object; on nothing at all; half on an object; empty.
-    assert name_predicted_masks(logits, batch).tolist() == [[9, 7, 0, IGNORED, IGNORED]]
+    batch = Batch(torch.zeros(1, 3, 32, 32), [truth], [torch.tensor([0, 9])], [0])
+    # On an object; on unlabelled pixels; half on an object; a part of one; empty.
+    assert name_predicted_masks(logits, batch).tolist() == [[9, 0, IGNORED, IGNORED, IGNORED, IGNORED]]
+
+
+def test_masks_across_several_objects_are_nothing():
+    truth = torch.zeros(4, 8, 8)
+    for index, (y, x) in enumerate(((0, 0), (0, 4), (4, 0), (4, 4))):
+        truth[index, y : y + 4, x : x + 4] = 1
+    across = torch.zeros(8, 8)
+    across[3:5, 3:5] = 1
+    batch = Batch(torch.zeros(1, 3, 32, 32), [truth], [torch.tensor([3, 7, 9, 12])], [0])
+    assert name_predicted_masks((2 * across - 1)[None, None] * 5, batch).tolist() == [[ON_NOTHING]]
+
+
+def test_thin_masks_do_not_shrink_to_nothing():
+    thin = torch.zeros(1, 1, 8, 8)
+    thin[0, 0, :, 3] = 1
+    assert all(roughen(thin, np.random.default_rng(seed)).sum() > 0 for seed in range(40))
 
 
 def test_images_without_objects_name_nothing():

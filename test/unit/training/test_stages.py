@@ -59,7 +59,7 @@ def trained(toy_data, tmp_path_factory, split_file):
     run('generator', toy_data, out)
     with pytest.raises(DataError, match='clip stage first'):
         run('fisa', toy_data, out, class_split=split_file)
-    run('clip', toy_data, out, crops_per_image=3, patches_per_crop=4)
+    run('clip', toy_data, out, crops_per_image=3, patches_per_crop=4, frozen_stem_steps=3)
     run('fisa', toy_data, out, class_split=split_file, fiser_weight=1.0)
     return out
 
@@ -78,15 +78,49 @@ def test_each_stage_trains_its_own_part_only(trained):
     for name, tensor in generator.items():
         assert torch.equal(fisa[f'network.generator.{name}'], tensor), name
     for name, tensor in clip.items():
-        if name.startswith('visual.conv1.stem.'):
-            assert torch.equal(tensor, generator[name.removeprefix('visual.conv1.')]), name
-        if name.startswith('visual.'):
-            assert torch.equal(fisa[f'network.tower.{name}'], tensor), name
+        if name.startswith('tower.visual.conv1.stem.'):
+            assert torch.equal(tensor, generator[name.removeprefix('tower.visual.conv1.')]), name
+        if name.startswith('tower.visual.'):
+            assert torch.equal(fisa[f'network.{name}'], tensor), name
     assert not torch.equal(fisa['network.head.void_embedding'], clip['head.void_embedding'])
     assert fisa['network.tower.seve.0.gate'] != 0
     width = CLASSIFIER['width']
-    clips_own = clip['visual.transformer.resblocks.0.attn.in_proj_weight'][:width]
+    clips_own = clip['tower.visual.transformer.resblocks.0.attn.in_proj_weight'][:width]
     assert not torch.equal(fisa['network.tower.mask_queries.0.weight'], clips_own)
+
+
+def test_the_stem_of_clip_learns_after_its_frozen_steps(trained, toy_data, tmp_path):
+    moved, still = 'tower.visual.conv1.stem.entry.0.weight', 'tower.visual.conv1.stem.entry.1.running_mean'
+    before = load_trained(trained / 'clip')
+    for steps, learns in ((3, False), (1, True)):
+        out = tmp_path / str(steps)
+        chosen = recipe('clip', frozen_stem_steps=steps, patches_per_crop=4)
+        run_stage(chosen, toy_data, out, RunSettings(1, None, 'fp32', chosen.settings()), trained)
+        after = load_trained(out / 'clip')
+        assert torch.equal(after[moved], before[moved]) is not learns
+        assert torch.equal(after[still], before[still]) is not learns
+
+
+def test_finished_stages_are_not_taken_for_those_of_other_data(trained, write_split, tmp_path):
+    write_split(tmp_path, 'train', 4)
+    write_split(tmp_path, 'validation', 2)
+    with pytest.raises(DataError, match='is of another recipe: data was'):
+        run('generator', tmp_path, trained)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'prompt_templates': ()}, 'needs prompt_templates'),
+        ({'prompt_templates': ('a photo',)}, "one {} each, got 'a photo'"),
+        ({'classifier': {**CLASSIFIER, 'regions': 'tokens'}}, 'regions must be mask_tokens'),
+        ({'phases': (Phase(96, 2, 3, 1e-2),)}, 'size of a phase must be the classifier.s 64, got 96'),
+        ({'classifier': None}, 'stage fisa needs classifier'),
+    ],
+)
+def test_recipes_that_would_break_later_are_refused_first(toy_data, tmp_path, changes, message):
+    with pytest.raises(DataError, match=message):
+        run_stage(replace(recipe('fisa'), **changes), toy_data, tmp_path, RunSettings(1))
 
 
 def test_hidden_words_are_counted_for_base_categories(trained):
