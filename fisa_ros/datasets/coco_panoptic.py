@@ -211,7 +211,7 @@ def _read(path: Path, flags: int) -> NDArray[np.uint8]:
         raise DataError(f'{path} cannot be read: {error}') from error
     # OpenCV makes up the missing rows of a JPEG that was cut off.
     if coded.startswith(_JPEG_START) and _JPEG_END not in coded[-_JPEG_TAIL:]:
-        raise DataError(f'{path} is truncated: its JPEG data has no end')
+        raise DataError(f'{path} is truncated: its JPEG data has no end within its last {_JPEG_TAIL} bytes')
     if image is None:
         raise DataError(f'{path} is not an image that can be read')
     return np.asarray(image, np.uint8)

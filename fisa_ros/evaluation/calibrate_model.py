@@ -1,6 +1,7 @@
 """Fits the temperature and the thresholds of a model to a data set; each image is encoded once."""
 
 from dataclasses import dataclass
+import math
 import sys
 
 import numpy as np
@@ -20,13 +21,14 @@ from fisa_ros.evaluation.evaluate_dataset import count_images
 from fisa_ros.evaluation.image_truth import ImageTruth
 from fisa_ros.evaluation.panoptic_quality import PanopticQuality
 from fisa_ros.evaluation.predictor import OBJECT_IOU, best_matches, embed_together
-from fisa_ros.evaluation.threshold_search import MAX_TRIALS, Trial, search_thresholds
+from fisa_ros.evaluation.threshold_search import MAX_TRIALS, Trial, best_trial, search_thresholds
 from fisa_ros.evaluation.void_check import VoidCheck, halves
 from fisa_ros.pipeline.segmenter import Segmenter, scale_image
 from fisa_ros.pipeline.segments import list_segments
 from fisa_ros.runtime.backend import MaskClassifier, ProposedMasks, sure_mask_logits
 
 _SMALLEST = 1e-30
+_MIN_TEMPERATURE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +112,7 @@ class ModelCalibration:
         self._max_mislabelled = max_mislabelled
         parts = () if max_mislabelled is None else halves(vocabulary)
         self._states = [segmenter.prepare(part) for part in (vocabulary, *parts)]
-        row_of = {
-            categories.class_numbers[entry.id]: row
-            for row, entry in enumerate(vocabulary.classes)
-            if entry.id in categories.class_numbers
-        }
+        row_of = categories.rows_in(vocabulary)
         self._row_of_number = np.array([row_of.get(number, -1) for number in range(len(categories.names) + 1)])
         self._truths: list[ImageTruth] = []
         self._encoded: list[list[_EncodedMasks]] = []
@@ -135,11 +133,11 @@ class ModelCalibration:
         return len(self._encoded)
 
     def fit_temperature(self) -> tuple[TemperatureFit, TemperatureFit]:
-        """Return the calibration as it is and with the best temperature, rounded to 0.001, which is put to use."""
+        """Return the calibration as it is and with the best temperature of 0.01 or more, which is put to use."""
         former = self._stages.temperature
         log_probabilities, rows = (np.concatenate(both) for both in zip(self._true, self._predicted, strict=True))
         factor = fit_temperature(log_probabilities, rows)
-        self._stages.temperature = round(former * factor, 3)
+        self._stages.temperature = max(round(former * factor, 3), _MIN_TEMPERATURE)
         fits = (self._fit(temperature, former) for temperature in (former, self._stages.temperature))
         before, after = fits
         return before, after
@@ -148,6 +146,9 @@ class ModelCalibration:
         """Return all thresholds tried at the present temperature.
 
         Their score is the panoptic quality; where too much of the removed classes is labelled, it is minus that share.
+
+        Raises:
+            DataError: `max_mislabelled` is reached nowhere.
         """
         with tqdm(total=MAX_TRIALS, unit='trial', file=sys.stderr, disable=None) as progress:
 
@@ -158,7 +159,15 @@ class ModelCalibration:
                 is_allowed = self._max_mislabelled is None or mislabelled <= self._max_mislabelled
                 return measured.pq if is_allowed else -mislabelled
 
-            return search_thresholds(score, self._thresholds)
+            trials = search_thresholds(score, self._thresholds)
+        best = best_trial(trials).score
+        if best < 0:
+            # Rounded up, so that the value that is named can be reached.
+            least = math.ceil(-best * 1e4) / 1e4
+            raise DataError(
+                f'--max-mislabelled {self._max_mislabelled} cannot be reached: the least that was found is {least}'
+            )
+        return trials
 
     def measure(self, thresholds: Thresholds) -> Measurement:
         """Return what these thresholds lead to at the present temperature."""
@@ -171,8 +180,8 @@ class ModelCalibration:
             quality.update(
                 *numbered_segments(result, self._categories),
                 truth.panoptic_map,
-                {number: int(category) for number, category in enumerate(truth.categories, start=1)},
-                [number for number, is_crowd in enumerate(truth.is_crowd, start=1) if is_crowd],
+                truth.category_of,
+                truth.crowds,
             )
             for other, state in zip(without_words, self._states[1:], strict=True):
                 void_check.add(other, truth, state.vocabulary.class_ids)

@@ -4,14 +4,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 import re
-from typing import Any, Self
-
-import yaml
+from typing import Self
 
 from fisa_ros.core.class_names import MAX_SYNONYMS, clean_name, name_key
 from fisa_ros.core.errors import DataError, VocabularyError
 from fisa_ros.core.vocabulary import MONO16_MAX_ID, Vocabulary, VocabularyRegistry, VocabularyRequest
 from fisa_ros.datasets.coco_panoptic import DatasetCategory
+from fisa_ros.datasets.synonyms import read_synonyms
 
 WORD_KINDS = ('vocabulary', 'names', 'training', 'held_out')
 """Which words stand for a class: all of the vocabulary's, its first name, or one list of a file of synonyms."""
@@ -46,6 +45,7 @@ class CategoryMap:
         Raises:
             DataError: A name cannot be a word, or two categories have one name.
         """
+        _check_names(categories)
         words = {entry.id: _usable_words(entry) for entry in categories}
         first: dict[str, DatasetCategory] = {}
         for entry in categories:
@@ -75,9 +75,10 @@ class CategoryMap:
             ignore_unmapped: Whether the segments of categories without a class are void; otherwise they are an error.
 
         Raises:
-            DataError: A category has no class, no category has one, or two categories have the same class.
+            DataError: A category has no class, no category has one, or two categories have the same class or name.
             VocabularyError: The request breaks a rule.
         """
+        _check_names(categories)
         classes = _propose(replace(request, class_ids=())).classes
         row_of = {name_key(name): row for row, entry in enumerate(classes) for name in entry.names}
         rows = [
@@ -115,12 +116,20 @@ class CategoryMap:
             class_numbers={classes[row].id: number for number, row in enumerate(rows, start=1)},
         )
 
+    def rows_in(self, vocabulary: Vocabulary) -> dict[int, int]:
+        """Return the row of each category's class by the number of the category, of those classes that are there."""
+        return {
+            self.class_numbers[entry.id]: row
+            for row, entry in enumerate(vocabulary.classes)
+            if entry.id in self.class_numbers
+        }
+
     def words(self, kind: str, synonyms: Path) -> Vocabulary:
         """Return the same classes, with the same ids, by other words.
 
         Args:
             kind: One of `WORD_KINDS`.
-            synonyms: YAML file that maps a name to `{training: [...], held_out: [...]}`; read for these two kinds.
+            synonyms: See `read_synonyms`; read for the kinds 'training' and 'held_out'.
 
         Raises:
             DataError: The file cannot be read, or lacks synonyms of a class.
@@ -130,15 +139,17 @@ class CategoryMap:
             return self.vocabulary
         if kind == 'names':
             return self._renamed([entry.names[:1] for entry in self.vocabulary.classes])
-        lists = _read_synonyms(synonyms, kind)
+        lists: dict[str, tuple[str, ...]] = {
+            name_key(name): getattr(entry, kind) for name, entry in read_synonyms(synonyms).items()
+        }
         found = [
-            next((lists[key] for key in map(name_key, entry.names) if key in lists), [])
+            next((lists[key] for key in map(name_key, entry.names) if key in lists), ())
             for entry in self.vocabulary.classes
         ]
         missing = [entry.name for entry, words in zip(self.vocabulary.classes, found, strict=True) if not words]
         if missing:
             raise DataError(f'{synonyms} has no {kind} synonyms of: {", ".join(missing)}')
-        return self._renamed([tuple(words) for words in found])
+        return self._renamed(found)
 
     def numbered(self, names: Collection[str], where: str) -> frozenset[int]:
         """Return the numbers of the categories with these names, in any case of letters.
@@ -200,21 +211,12 @@ def _usable_words(category: DatasetCategory) -> list[str]:
     return list(dict.fromkeys(words))
 
 
-def _read_synonyms(path: Path, kind: str) -> dict[str, list[str]]:
-    try:
-        document = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f'synonyms {path} cannot be read: {error}') from error
-    if not isinstance(document, dict):
-        raise DataError(f'{path} must map names to their synonyms')
-    return {name_key(str(name)): _word_list(entry, kind, f'{path}: {name}') for name, entry in document.items()}
-
-
-def _word_list(entry: Any, kind: str, where: str) -> list[str]:
-    words = entry.get(kind, []) if isinstance(entry, dict) else None
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise DataError(f'{where} must be a mapping with a list of words as {kind!r}, got {entry!r}')
-    return words
+def _check_names(categories: Collection[DatasetCategory]) -> None:
+    first: dict[str, DatasetCategory] = {}
+    for entry in categories:
+        other = first.setdefault(entry.name, entry)
+        if other is not entry:
+            raise DataError(f'categories {other.id} and {entry.id} of the data set are both named {entry.name!r}')
 
 
 def _propose(request: VocabularyRequest) -> Vocabulary:

@@ -31,11 +31,7 @@ class DatasetScorer:
 
     def __init__(self, categories: CategoryMap, vocabulary: Vocabulary) -> None:
         self._categories = categories
-        self._row_of = {
-            categories.class_numbers[entry.id]: row
-            for row, entry in enumerate(vocabulary.classes)
-            if entry.id in categories.class_numbers
-        }
+        self._row_of = categories.rows_in(vocabulary)
         numbers = list(categories.is_thing)
         self.quality = PanopticQuality(categories.is_thing)
         self.class_agnostic = PanopticQuality({_ANY_CLASS: True})
@@ -55,8 +51,7 @@ class DatasetScorer:
     def _add_segments(self, result: PanopticResult, truth: ImageTruth) -> None:
         is_thing = self._categories.is_thing
         predicted_map, predicted = numbered_segments(result, self._categories)
-        true = {number: int(category) for number, category in enumerate(truth.categories, start=1)}
-        crowds = [number for number, is_crowd in enumerate(truth.is_crowd, start=1) if is_crowd]
+        true, crowds = truth.category_of, truth.crowds
         matches = match_segments(predicted_map, predicted, truth.panoptic_map, true, crowds)
         self.quality.add(matches)
         self.class_agnostic.update(

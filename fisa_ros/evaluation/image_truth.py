@@ -79,6 +79,16 @@ class ImageTruth:
         return self.panoptic_map.shape[0], self.panoptic_map.shape[1]
 
     @property
+    def category_of(self) -> dict[int, int]:
+        """Category number by segment number."""
+        return dict(enumerate(self.categories.tolist(), start=1))
+
+    @property
+    def crowds(self) -> list[int]:
+        """Numbers of the segments that are crowds."""
+        return [int(row) + 1 for row in np.flatnonzero(self.is_crowd)]
+
+    @property
     def semantic_map(self) -> NDArray[np.int64]:
         """`(H, W)` int64 category numbers, 0 where void."""
         return np.concatenate([[0], self.categories])[self.panoptic_map]

@@ -20,14 +20,33 @@ def write_values(path: Path, values: Mapping[str, Mapping[str, float]]) -> None:
     Raises:
         ManifestError: The file cannot be read or has no such section.
     """
-    try:
-        text = path.read_text(encoding='utf-8')
-        changed = set_values(text, values)
-    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
-        raise ManifestError(f'model manifest {path} cannot be changed: {error}') from error
+    changed = _changed_text(path, values)
     temporary = path.with_name(f'.{path.name}.part')
     temporary.write_text(changed, encoding='utf-8')
     temporary.replace(path)
+
+
+def check_values(path: Path, name: str, values: Mapping[str, Mapping[str, float]]) -> None:
+    """Check that `write_values` can set such values in the manifest of a model, and change nothing.
+
+    Args:
+        path: The manifest.
+        name: Name of the model.
+        values: See `write_values`.
+
+    Raises:
+        ManifestError: The file cannot be read, has no such section or is of another model.
+    """
+    found = yaml.safe_load(_changed_text(path, values)).get('name')
+    if found != name:
+        raise ManifestError(f'model manifest {path} cannot be changed: it is of model {found!r}, not {name!r}')
+
+
+def _changed_text(path: Path, values: Mapping[str, Mapping[str, float]]) -> str:
+    try:
+        return set_values(path.read_text(encoding='utf-8'), values)
+    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
+        raise ManifestError(f'model manifest {path} cannot be changed: {error}') from error
 
 
 def set_values(text: str, values: Mapping[str, Mapping[str, float]]) -> str:

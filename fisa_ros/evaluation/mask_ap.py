@@ -1,4 +1,8 @@
-"""Mask average precision (AP) of things, by the rules and the library of COCO."""
+"""Mask average precision (AP) of things, by the rules and the library of COCO.
+
+It is the AP of panoptic segments, which are merged, do not overlap and have passed the thresholds; it is not comparable
+with the AP of instance segmentation, where all scored masks count.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stdout

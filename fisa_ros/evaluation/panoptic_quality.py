@@ -92,8 +92,8 @@ class PanopticQualityResult:
 class PanopticQuality:
     """Collects panoptic maps and tells their panoptic quality, by the rules of the COCO panoptic task.
 
-    True pixels with id 0 (void) and crowd segments are nobody's fault: they are taken out of the union of a match, and
-    a predicted segment that lies mostly on them is no false positive. Crowd segments are no false negatives.
+    True pixels with id 0 (void) are taken out of the union of a match; those of crowd segments stay in it. A predicted
+    segment that lies mostly on void or on crowds of its class is no false positive. Crowds are no false negatives.
     """
 
     def __init__(self, is_thing: Mapping[int, bool]) -> None:

@@ -20,7 +20,9 @@ from fisa_ros.runtime.backend import MaskClassifier, ProposedMasks, RawSegmentat
 
 ORACLES = ('masks', 'classes')
 OBJECT_IOU = 0.5
-"""A mask whose best IoU with a true segment is at least this lies on that object."""
+"""A mask whose IoU with a true segment is larger lies on that object."""
+STUFF_SHARE = 0.5
+"""So does a mask on stuff with at least this share of its area: the head fuses the masks of one class of stuff."""
 
 _log = logging.getLogger('fisa_ros.evaluation')
 
@@ -49,7 +51,8 @@ class Predictor:
         categories: The categories whose segments are the truth.
         thresholds: What a segment must reach.
         oracle: None, 'masks' to take the true masks and predict their classes, or 'classes' to take the predicted
-            masks and give each the class of the true segment that it lies on.
+            masks and give each the class of the true segment that it lies on: by `OBJECT_IOU`, of stuff also by
+            `STUFF_SHARE`.
 
     Raises:
         BackendUnavailableError: The back-end cannot do what the oracle needs.
@@ -120,15 +123,12 @@ class Predictor:
         categories: NDArray[np.int64],
         state: VocabularyState,
     ) -> RawSegmentation:
-        row_of = {
-            self._categories.class_numbers[entry.id]: row
-            for row, entry in enumerate(state.vocabulary.classes)
-            if entry.id in self._categories.class_numbers
-        }
-        best, index = best_matches(proposed.mask_logits, masks, self._thresholds.mask)
-        # A category that this vocabulary lacks has no row, and a mask on it is no object.
-        rows = np.array([row_of.get(category, -1) for category in categories.tolist()] or [-1], np.int64)
-        is_object = (best >= OBJECT_IOU) & (rows[index] >= 0)
+        row_of = self._categories.rows_in(state.vocabulary)
+        is_stuff = np.array([not self._categories.is_thing[category] for category in categories.tolist()], np.bool_)
+        index = segments_below(proposed.mask_logits, masks, is_stuff, self._thresholds.mask)
+        # A category that this vocabulary lacks has no row, and a mask on it is no object; index -1 takes the last row.
+        rows = np.array([*(row_of.get(category, -1) for category in categories.tolist()), -1], np.int64)
+        is_object = rows[index] >= 0
         # What the head makes of the objectness when the classifier is as sure as it can be.
         score = 1 - (1 - proposed.objectness) * (1 - self._thresholds.objectness_trust)
         return stages.merge_classified(
@@ -177,13 +177,41 @@ def best_matches(
     """
     if not len(masks):
         return np.zeros(len(mask_logits)), np.zeros(len(mask_logits), np.intp)
+    iou, _ = _overlaps(mask_logits, masks, threshold)
+    return iou.max(axis=1), iou.argmax(axis=1)
+
+
+def segments_below(
+    mask_logits: NDArray[np.float32], masks: NDArray[np.float32], is_stuff: NDArray[np.bool_], threshold: float
+) -> NDArray[np.intp]:
+    """Return which true segment each predicted mask lies on, `(N,)`, -1 where it lies on none.
+
+    Args:
+        mask_logits: `(N, h, w)` float32.
+        masks: `(T, h, w)` float32 in [0, 1], shares of cells.
+        is_stuff: `(T,)` bool.
+        threshold: Probability in [0, 1] above which a cell belongs to a predicted mask.
+    """
+    if not len(masks):
+        return np.full(len(mask_logits), -1, np.intp)
+    iou, covered = _overlaps(mask_logits, masks, threshold)
+    covered[:, ~is_stuff] = 0.0
+    on_stuff = np.where(covered.max(axis=1) >= STUFF_SHARE, covered.argmax(axis=1), -1)
+    return np.where(iou.max(axis=1) > OBJECT_IOU, iou.argmax(axis=1), on_stuff)
+
+
+def _overlaps(
+    mask_logits: NDArray[np.float32], masks: NDArray[np.float32], threshold: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the IoU of each predicted with each true mask, and the share of the predicted one, both `(N, T)`."""
     logit = math.log(threshold / (1 - threshold)) if 0 < threshold < 1 else math.copysign(math.inf, threshold - 0.5)
     predicted = (mask_logits > logit).reshape(len(mask_logits), -1).astype(np.float64)
     true = masks.reshape(len(masks), -1).astype(np.float64)
     shared = predicted @ true.T
-    union = predicted.sum(axis=1)[:, None] + true.sum(axis=1) - shared
+    area = predicted.sum(axis=1)[:, None]
+    union = area + true.sum(axis=1) - shared
     iou = np.divide(shared, union, out=np.zeros(shared.shape), where=union > 0)
-    return iou.max(axis=1), iou.argmax(axis=1)
+    return iou, np.divide(shared, area, out=np.zeros(shared.shape), where=area > 0)
 
 
 def _nothing() -> RawSegmentation:

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-import yaml
 
-from fisa_ros.core.resources import share_dir
 from fisa_ros.core.results import Segment
+from fisa_ros.datasets.synonyms import read_synonyms, shipped_synonyms
 
 _SHELL = ('floor', 'wall', 'ceiling')
 _MAX_LISTED = 5
@@ -47,11 +46,10 @@ class CaptionWords:
 @cache
 def shipped_words() -> CaptionWords:
     """Return the words of `config/vocabularies/indoor_synonyms.yaml`."""
-    path = share_dir() / 'config' / 'vocabularies' / 'indoor_synonyms.yaml'
-    document = yaml.safe_load(path.read_text(encoding='utf-8'))
+    synonyms = read_synonyms(shipped_synonyms())
     return CaptionWords(
-        {name: (name, *entry['training']) for name, entry in document.items()},
-        tuple(word for entry in document.values() for word in entry['held_out']),
+        {name: (name, *entry.training) for name, entry in synonyms.items()},
+        tuple(word for entry in synonyms.values() for word in entry.held_out),
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 FIRST_SEED = {'train': 1_000_000, 'validation': 2_000_000, 'test': 3_000_000}
-"""First room of each split; rooms below the first, those of a simulated camera, count as test."""
+"""First of the 1,000,000 rooms of each split; all other seeds, as those of a simulated camera, count as test."""
 SPLITS = tuple(FIRST_SEED)
 _ROOMS = 1_000_000
 _BANDS = 40
@@ -14,15 +14,16 @@ _HELD_OUT = {'validation': 3, 'test': 7}
 
 
 def split_of(seed: int) -> str:
-    """Return the split that the room of `seed` belongs to."""
+    """Return the split that the room of `seed` belongs to: test for those outside of all splits."""
     return next((split for split, first in FIRST_SEED.items() if first <= seed < first + _ROOMS), 'test')
 
 
 class SplitGenerator(np.random.Generator):
     """Draws every continuous number from slices of its range that the other splits never draw from.
 
-    A range is cut into 40 slices; every tenth is for validation only, another for test only. So no measure of a shape
-    and no shade of a colour of a held-out object is ever that of a training object.
+    A range is cut into 40 slices; every tenth is for validation only, another for test only. Every single draw is from
+    other slices in each split; sums of draws, as the shades of colours are, may coincide. Other methods than `uniform`
+    draw alike in all splits.
 
     Args:
         seed: What numpy's generators take.
@@ -38,8 +39,9 @@ class SplitGenerator(np.random.Generator):
     def uniform(self, low: Any = 0.0, high: Any = 1.0, size: Any = None) -> Any:
         """Draw from [low, high) as numpy does, but only from the slices of the split."""
         # The position among the allowed slices is stretched over the whole range.
-        position = super().uniform(0.0, len(self._bands), size)
+        shape = size if size is not None else np.broadcast(low, high).shape or None
+        position = super().uniform(0.0, len(self._bands), shape)
         band = np.floor(position).astype(np.int64)
         fraction = (self._bands[band] + position - band) / _BANDS
         drawn = low + (np.asarray(high) - low) * fraction
-        return float(drawn) if size is None and np.ndim(drawn) == 0 else drawn
+        return float(drawn) if shape is None else drawn

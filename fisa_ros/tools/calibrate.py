@@ -12,7 +12,7 @@ from typing import Any
 
 from fisa_ros.core.errors import FisaError
 from fisa_ros.evaluation.calibrate_model import ModelCalibration
-from fisa_ros.evaluation.manifest_values import write_values
+from fisa_ros.evaluation.manifest_values import check_values, write_values
 from fisa_ros.evaluation.threshold_search import best_trial
 from fisa_ros.pipeline.segmenter import Segmenter
 from fisa_ros.tools.dataset_arguments import add_dataset_arguments, chosen_thresholds, open_categories
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format='%(levelname)s: %(message)s', stream=sys.stderr)
     try:
         summary = _run(options)
-    except (FisaError, OSError, ValueError) as error:
+    except (FisaError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
     if options.json:
@@ -68,6 +68,8 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     segmenter = Segmenter.load(options.model, options.backend, options.device)
     try:
         start = chosen_thresholds(segmenter.default_thresholds, options)
+        if options.write:
+            check_values(options.write, segmenter.manifest.name, _values(1.0, asdict(start)))
         calibration = ModelCalibration(
             segmenter, dataset, categories, vocabulary, start, options.limit, options.max_mislabelled
         )
@@ -79,7 +81,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         segmenter.close()
     thresholds = {name: round(value, 4) for name, value in asdict(best).items()}
     if options.write:
-        write_values(options.write, {'classifier': {'temperature': after.temperature}, 'thresholds': thresholds})
+        write_values(options.write, _values(after.temperature, thresholds))
     return {
         'model': segmenter.manifest.name,
         'panoptic': str(options.panoptic),
@@ -89,6 +91,10 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         'after': _defined({**asdict(after), **thresholds, **asdict(measured_after)}),
         'written': str(options.write) if options.write else None,
     }
+
+
+def _values(temperature: float, thresholds: dict[str, float]) -> dict[str, dict[str, float]]:
+    return {'classifier': {'temperature': temperature}, 'thresholds': thresholds}
 
 
 def _defined(numbers: dict[str, float | None]) -> dict[str, float | None]:

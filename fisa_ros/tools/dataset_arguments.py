@@ -1,17 +1,18 @@
 """Arguments of the command lines that run a model over a data set."""
 
 import argparse
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
-from fisa_ros.core.resources import share_dir
+from fisa_ros.core.errors import DataError
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.core.vocabulary import VocabularyRequest
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
+from fisa_ros.datasets.synonyms import shipped_synonyms
 from fisa_ros.evaluation.category_map import CategoryMap
 from fisa_ros.runtime.factory import BACKENDS
 
-_THRESHOLDS = ('score', 'mask', 'overlap', 'objectness_trust')
+_THRESHOLDS = tuple(field.name for field in fields(Thresholds))
 
 
 def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +33,7 @@ def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--synonyms',
         type=Path,
-        default=share_dir() / 'config' / 'vocabularies' / 'indoor_synonyms.yaml',
+        default=shipped_synonyms(),
         help='YAML file: name: {training: [...], held_out: [...]} (default: %(default)s)',
     )
     parser.add_argument('--limit', type=int, help='use the first so many images')
@@ -60,7 +61,10 @@ def chosen_thresholds(defaults: Thresholds, options: argparse.Namespace) -> Thre
     """Return the thresholds of the model, but those that were given.
 
     Raises:
-        ValueError: One is not in [0, 1].
+        DataError: One is not in [0, 1].
     """
     given = {name: getattr(options, name) for name in _THRESHOLDS}
-    return replace(defaults, **{name: value for name, value in given.items() if value is not None})
+    try:
+        return replace(defaults, **{name: value for name, value in given.items() if value is not None})
+    except ValueError as error:
+        raise DataError(str(error)) from error

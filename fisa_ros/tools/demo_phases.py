@@ -3,11 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import yaml
-
 from fisa_ros.core.class_names import name_key, parse_names
-from fisa_ros.core.resources import share_dir
 from fisa_ros.core.vocabulary import VocabularyRequest
+from fisa_ros.datasets.synonyms import read_synonyms, shipped_synonyms
 from fisa_ros.simulation.categories import CATEGORIES, CATEGORY_BY_NAME
 
 FEW_WORDS = ('floor', 'wall', 'door', 'chair', 'table', 'couch', 'lamp', 'plant')
@@ -29,7 +27,8 @@ class Phase:
 def demo_phases() -> tuple[Phase, ...]:
     """Return all categories by the shipped names, by names that training never used, and a few of them."""
     shipped = VocabularyRequest.parse('indoor')
-    unseen = {category.name: tuple(_synonyms()[category.name]['held_out']) for category in CATEGORIES}
+    synonyms = read_synonyms(shipped_synonyms())
+    unseen = {category.name: synonyms[category.name].held_out for category in CATEGORIES}
     names_of = {names[0]: names for names in map(parse_names, shipped.classes)}
     return (
         Phase('names of training', shipped),
@@ -40,11 +39,11 @@ def demo_phases() -> tuple[Phase, ...]:
 
 def category_ids() -> dict[str, int]:
     """Return the category of every name that a phase uses, by `name_key`."""
-    synonyms = _synonyms()
+    synonyms = read_synonyms(shipped_synonyms())
     return {
         name_key(name): category.id
         for category in CATEGORIES
-        for name in (category.name, *synonyms[category.name]['training'], *synonyms[category.name]['held_out'])
+        for name in (category.name, *synonyms[category.name].training, *synonyms[category.name].held_out)
     }
 
 
@@ -53,9 +52,3 @@ def _request(names_of: Mapping[str, Sequence[str]]) -> VocabularyRequest:
         classes=tuple(', '.join(names) for names in names_of.values()),
         stuff_classes=tuple(names[0] for name, names in names_of.items() if not CATEGORY_BY_NAME[name].is_thing),
     )
-
-
-def _synonyms() -> dict[str, dict[str, list[str]]]:
-    path = share_dir() / 'config' / 'vocabularies' / 'indoor_synonyms.yaml'
-    synonyms: dict[str, dict[str, list[str]]] = yaml.safe_load(path.read_text(encoding='utf-8'))
-    return synonyms

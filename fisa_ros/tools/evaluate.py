@@ -13,7 +13,6 @@ from fisa_ros.core.errors import FisaError
 from fisa_ros.datasets.class_split import read_class_split
 from fisa_ros.evaluation.category_map import WORD_KINDS, CategoryMap
 from fisa_ros.evaluation.evaluate_dataset import DatasetEvaluation, evaluate_dataset
-from fisa_ros.evaluation.plots import plot_classes, plot_confusion
 from fisa_ros.evaluation.predictor import ORACLES
 from fisa_ros.pipeline.segmenter import Segmenter
 from fisa_ros.tools.dataset_arguments import add_dataset_arguments, chosen_thresholds, open_categories
@@ -34,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format='%(levelname)s: %(message)s', stream=sys.stderr)
     try:
         summary = _run(options)
-    except (FisaError, OSError, ValueError) as error:
+    except (FisaError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
     if options.json:
@@ -58,7 +57,10 @@ def _parser() -> argparse.ArgumentParser:
         f'or once each by {", ".join(_ALL)} (default: %(default)s)',
     )
     parser.add_argument(
-        '--oracle', choices=ORACLES, help='take the true masks, or give predicted masks the classes they lie on'
+        '--oracle',
+        choices=ORACLES,
+        help='take the true masks, or give predicted masks the classes they lie on: of a true segment with an IoU '
+        'above 0.5, or of stuff that at least half of the mask is on',
     )
     parser.add_argument(
         '--removed-words', choices=('half',), help='also count what gets a label when half of the words are removed'
@@ -129,6 +131,9 @@ def _scores(evaluation: DatasetEvaluation, parts: Mapping[str, frozenset[int]]) 
 def _plot(
     folder: Path, evaluation: DatasetEvaluation, categories: CategoryMap, summary: Mapping[str, Any], title: str
 ) -> None:
+    # Here, for loading matplotlib takes longer than all other modules.
+    from fisa_ros.evaluation.plots import plot_classes, plot_confusion
+
     summaries = summary.get('by_words', {next(iter(evaluation.scorers)): summary})
     for kind, scorer in evaluation.scorers.items():
         plot_classes(folder / f'classes_{kind}.png', summaries[kind]['per_class'], f'{title}, words: {kind}')

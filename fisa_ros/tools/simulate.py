@@ -24,7 +24,12 @@ def _size(text: str) -> tuple[int, int]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog='python -m fisa_ros.tools.simulate', description=__doc__)
     parser.add_argument('--out', type=Path, required=True, help='folder of the data set')
-    parser.add_argument('--split', required=True, choices=SPLITS, help='splits share no room, shape or texture')
+    parser.add_argument(
+        '--split',
+        required=True,
+        choices=SPLITS,
+        help='splits share no room, and draw shapes and colours from other slices of their ranges',
+    )
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument('--images', type=int, help='number of independent views')
     kind.add_argument('--sequences', type=int, help='number of sequences of a moving camera, each in a room of its own')

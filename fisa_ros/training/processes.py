@@ -6,8 +6,8 @@ import signal
 import threading
 from typing import Any
 
-from accelerate import Accelerator  # type: ignore[import-untyped]
-from accelerate.utils import broadcast, gather_object, send_to_device  # type: ignore[import-untyped]
+from accelerate import Accelerator
+from accelerate.utils import broadcast, gather_object, send_to_device
 import torch
 from torch import Tensor, nn
 

@@ -18,6 +18,7 @@ from fisa_ros.core.resources import share_dir
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.datasets.class_split import read_class_split
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
+from fisa_ros.datasets.synonyms import read_synonyms
 from fisa_ros.networks.build import build_generator, build_network, build_text_encoder
 from fisa_ros.networks.image_tower import Regions
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
@@ -192,31 +193,18 @@ def names_of_categories(synonyms: str, dataset: PanopticDataset) -> dict[int, li
     Raises:
         DataError: The file cannot be read or lacks a category.
     """
-    document = _read_yaml(_vocabulary_file(synonyms)) if synonyms else {}
-    names = {}
-    for category in dataset.categories.values():
-        try:
-            words = document[category.name]['training'] if synonyms else []
-        except (KeyError, TypeError) as error:
-            raise DataError(f'{synonyms}: no training synonyms for {category.name!r}') from error
-        names[category.id] = [category.name, *words]
-    return names
+    if not synonyms:
+        return {category.id: [category.name] for category in dataset.categories.values()}
+    words = read_synonyms(_vocabulary_file(synonyms))
+    if missing := [category.name for category in dataset.categories.values() if category.name not in words]:
+        raise DataError(f'{synonyms}: no training synonyms for {", ".join(map(repr, missing))}')
+    return {category.id: [category.name, *words[category.name].training] for category in dataset.categories.values()}
 
 
 def _vocabulary_file(name_or_path: str) -> Path:
     if name_or_path.endswith('.yaml'):
         return Path(name_or_path)
     return share_dir() / 'config' / 'vocabularies' / f'{name_or_path}.yaml'
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        document = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f'{path} cannot be read: {error}') from error
-    if not isinstance(document, dict):
-        raise DataError(f'{path} must hold a mapping')
-    return document
 
 
 def _check_model(recipe: Recipe) -> None:

@@ -87,8 +87,3 @@ def test_masks_of_known_class_are_merged(segmenter, backend, state, masks):
     assert not raw.query_map[size // 2 + 1 :].any()
     assert raw.class_index[0] == 2
     assert raw.score[0] == pytest.approx(0.9)
-
-
-def test_masks_are_as_sure_as_in_training():
-    training = pytest.importorskip('fisa_ros.training.mask_accuracy')
-    np.testing.assert_array_equal(sure_mask_logits(np.ones(1, np.float32)), training.SURE_LOGIT)

@@ -78,6 +78,23 @@ def test_labels_on_removed_classes_can_be_limited(meadow, meadow_files, monkeypa
     assert limited.measure(best_trial(trials).thresholds).removed_mislabelled == 0
 
 
+def test_a_limit_that_no_thresholds_reach(meadow, meadow_files, monkeypatch):
+    # The dog is called a cat, as surely as the cat and with all objectness.
+    classes = meadow.categories.vocabulary.classes
+    parts = [replace(meadow.categories.vocabulary, classes=part) for part in (classes[::2], classes[1:2])]
+    monkeypatch.setattr('fisa_ros.evaluation.calibrate_model.halves', lambda vocabulary: parts)
+    meadow.segmenter.backend.objectness[:] = 1.0
+    with pytest.raises(DataError, match=r'--max-mislabelled 0\.1 cannot be reached: the least that was found is 0\.25'):
+        calibration_of(meadow, meadow_files, max_mislabelled=0.1).search_thresholds()
+    assert calibration_of(meadow, meadow_files, max_mislabelled=0.25).search_thresholds()
+
+
+def test_the_temperature_stays_above_zero(meadow, meadow_files, monkeypatch):
+    monkeypatch.setattr('fisa_ros.evaluation.calibrate_model.fit_temperature', lambda log_probabilities, rows: 1e-5)
+    _, after = calibration_of(meadow, meadow_files).fit_temperature()
+    assert after.temperature == meadow.segmenter.backend.temperature == 0.01
+
+
 def test_a_backend_that_cannot_classify_masks(meadow, meadow_files, color_backend, color_manifest):
     segmenter = Segmenter(color_backend, color_manifest)
     with pytest.raises(BackendUnavailableError, match="'color' cannot classify given masks"):

@@ -1,5 +1,8 @@
+from dataclasses import replace
+
 import pytest
 
+from fisa_ros.core.class_names import MAX_SYNONYMS
 from fisa_ros.core.errors import DataError, VocabularyError
 from fisa_ros.core.vocabulary import VocabularyRequest
 from fisa_ros.datasets.coco_panoptic import DatasetCategory
@@ -40,12 +43,18 @@ def test_names_become_words(name, label):
 
 
 def test_synonyms_in_names_are_kept_once_and_never_in_two_classes():
-    names = ('screen door, screen', 'screen, crt screen, monitor', 'bus, autobus, bus', 'pan, ' + 'x, ' * 0 + 'pot')
+    names = ('screen door, screen', 'screen, crt screen, monitor', 'bus, autobus, bus', 'pan, pot')
     categories = [DatasetCategory(number, name, True) for number, name in enumerate(names)]
     classes = CategoryMap.from_names(categories).vocabulary.classes
     assert [entry.names for entry in classes] == [
         ('screen door',), ('screen', 'crt screen', 'monitor'), ('bus', 'autobus'), ('pan', 'pot'),
     ]  # fmt: skip
+
+
+def test_of_too_many_synonyms_the_first_are_kept():
+    words = [f'word {number}' for number in range(MAX_SYNONYMS + 3)]
+    (entry,) = CategoryMap.from_names([DatasetCategory(1, ', '.join(words), True)]).vocabulary.classes
+    assert entry.names == tuple(words[: MAX_SYNONYMS + 1])
 
 
 def test_kinds_come_from_the_data_set():
@@ -115,6 +124,20 @@ def test_two_categories_of_one_class_are_refused():
         mapped('couch; wall, brick wall')
 
 
+def test_two_categories_of_one_name_are_refused():
+    categories = [DatasetCategory(3, 'cat', True), DatasetCategory(4, 'dog', True), DatasetCategory(8, 'cat', False)]
+    for make in (CategoryMap.from_names, lambda twice: mapped('cat; dog', twice)):
+        with pytest.raises(DataError, match="categories 3 and 8 of the data set are both named 'cat'"):
+            make(categories)
+
+
+def test_rows_of_categories_in_a_vocabulary():
+    found = mapped('brick wall; grass; wall; sofa, couch')
+    assert found.rows_in(found.vocabulary) == {3: 0, 2: 2, 1: 3}
+    part = replace(found.vocabulary, classes=found.vocabulary.classes[:0:-1])
+    assert found.rows_in(part) == {1: 0, 2: 1}
+
+
 def test_more_categories_than_mono8_has_ids():
     found = CategoryMap.from_names([DatasetCategory(number, f'word {number}', True) for number in range(400)])
     assert found.class_numbers[400] == 400
@@ -144,9 +167,7 @@ def test_kinds_of_words_keep_ids_and_kinds(tmp_path):
     ('text', 'error', 'message'),
     [
         (None, DataError, 'cannot be read'),
-        ('[sofa]', DataError, 'must map names to their synonyms'),
-        ('sofa: settee', DataError, "sofa must be a mapping with a list of words as 'training', got 'settee'"),
-        ('sofa: {training: [1]}', DataError, 'a list of words'),
+        ('sofa: settee', DataError, "sofa must be a mapping of training and held_out, got 'settee'"),
         ('{sofa: {training: [a]}, wall: {training: [a]}, brick wall: {training: [c]}}', VocabularyError, 'two classes'),
     ],
 )

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from fisa_ros.core.errors import DataError
-from fisa_ros.datasets.coco_panoptic import DatasetCategory, PanopticDataset
+from fisa_ros.datasets.coco_panoptic import DatasetCategory, PanopticDataset, SegmentInfo
 from fisa_ros.evaluation.category_map import CategoryMap
 from fisa_ros.evaluation.image_truth import ImageTruth
+from fisa_ros.training.batches import instance_masks
 
 CATEGORIES = CategoryMap.from_names([DatasetCategory(50, 'cat', True), DatasetCategory(60, 'grass', False)])
 CAT, GRASS = 1, 2
@@ -61,12 +62,11 @@ def test_the_size_must_have_whole_cells():
 
 
 def test_masks_are_those_of_training():
-    batches = pytest.importorskip('fisa_ros.training.batches')
     rng = np.random.default_rng(3)
     panoptic_map = np.kron(rng.integers(0, 6, (8, 8)), np.ones((7, 5), int)).astype(np.int32)[:48, :40]
     truth = ImageTruth.of(panoptic_map, [(number, CAT, False) for number in range(1, 6)], CATEGORIES)
-    infos = [batches.SegmentInfo(number, 50, False) for number in range(1, 6)]
-    expected, _ = batches.instance_masks(panoptic_map, infos)
+    infos = [SegmentInfo(number, 50, False) for number in range(1, 6)]
+    expected, _ = instance_masks(panoptic_map, infos)
     np.testing.assert_allclose(truth.masks((48, 40))[0], expected.numpy())
 
 
@@ -79,3 +79,5 @@ def test_a_data_set_is_read_in_numbers(write_panoptic):
     # The sky is in no class, so it is void.
     np.testing.assert_array_equal(truth.panoptic_map, [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 3, 0], [3, 3, 3, 0]])
     assert truth.is_crowd.tolist() == [False, True, False]
+    assert truth.crowds == [2]
+    assert truth.category_of == {1: 1, 2: 1, 3: 2}

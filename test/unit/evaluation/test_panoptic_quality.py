@@ -87,6 +87,16 @@ def test_crowd_is_neither_missed_nor_a_false_alarm():
     assert other.per_class[CAT].false_positives == 1
 
 
+def test_a_crowd_stays_in_the_union_of_a_match():
+    # 2 pixels of the cat, 1 of a crowd of cats or of void: the IoU is 2/3 or 2/2.
+    predicted, truth = [[1, 1, 1, 0]], np.array([[1, 1, 2, 2]], np.uint16)
+    crowd = measured(predicted, {1: CAT}, truth, {1: CAT, 2: CAT}, crowd_ids=[2]).per_class[CAT]
+    void = measured(predicted, {1: CAT}, truth * (truth < 2), {1: CAT}).per_class[CAT]
+    for quality, iou in ((crowd, 2 / 3), (void, 1)):
+        assert (quality.true_positives, quality.false_positives, quality.false_negatives) == (1, 0, 0)
+        assert quality.sq == pytest.approx(iou)
+
+
 def test_listed_segment_without_pixels_counts_nowhere():
     result = measured(TRUTH, TRUTH_CLASSES | {7: DOG}, TRUTH, TRUTH_CLASSES | {8: CAT})
     assert result.all.pq == 1

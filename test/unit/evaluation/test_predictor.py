@@ -7,7 +7,7 @@ import pytest
 from fisa_ros.core.errors import BackendUnavailableError
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.evaluation.image_truth import ImageTruth
-from fisa_ros.evaluation.predictor import Predictor, best_matches, embed_together
+from fisa_ros.evaluation.predictor import Predictor, best_matches, embed_together, segments_below
 from fisa_ros.pipeline.segmenter import Segmenter
 from fisa_ros.runtime.backend import sure_mask_logits
 
@@ -56,7 +56,7 @@ def test_true_masks_keep_predicted_classes(meadow):
 
 
 def test_true_classes_keep_predicted_masks(meadow):
-    # The single cell lies on the grass with an IoU of 1/8: it is no object.
+    # The single cell lies on the grass and is fused with it.
     prediction = predicted(meadow, 'classes')
     np.testing.assert_array_equal(
         labels(prediction, meadow),
@@ -65,6 +65,19 @@ def test_true_classes_keep_predicted_masks(meadow):
     scores = {segment.class_name: segment.score for segment in prediction.result.segments}
     # A sure classifier overrules half of the doubt: 1 - 0.2 x 0.5.
     assert scores == pytest.approx({'cat': 1, 'dog': 0.9, 'grass': 1})
+
+
+def test_true_classes_of_parts_of_stuff_are_fused(meadow):
+    # Two half masks of the grass: 4 of its 8 cells, and 4 others with 3 of the dog. A half of the cat is no cat.
+    masks = np.zeros((4, 4, 4), np.float32)
+    masks[0, 2], masks[1, 3], masks[1, 1, 2:], masks[1, 0, 3], masks[2, 0, :2] = 1, 1, 1, 1, 1
+    meadow.segmenter.backend.masks = masks
+    prediction = predicted(meadow, 'classes')
+    np.testing.assert_array_equal(
+        labels(prediction, meadow),
+        [[0, 0, 0, GRASS], [0, 0, GRASS, GRASS], [GRASS] * 4, [GRASS] * 4],
+    )
+    assert [segment.class_name for segment in prediction.result.segments] == ['grass']
 
 
 def test_true_classes_still_meet_the_threshold(meadow):
@@ -130,6 +143,18 @@ def test_matches_by_hand():
     np.testing.assert_allclose(best_matches(logits, true, 0.0)[0], [2 / 4, 2 / 4, 2 / 4])
     np.testing.assert_allclose(best_matches(logits, true, 1.0)[0], [0, 0, 0])
     np.testing.assert_allclose(best_matches(logits, true[:0], 0.5)[0], [0, 0, 0])
+
+
+def test_segments_below_masks_by_hand():
+    true = np.zeros((2, 1, 8), np.float32)
+    true[0, 0, :4], true[1, 0, 4:] = 1, 1
+    logits = np.full((6, 1, 8), -2.0, np.float32)
+    for row, cells in enumerate(([0, 1, 2], [0, 1], [4], [3, 4], [2, 3, 4], [])):
+        logits[row, 0, cells] = 2
+    # IoU 3/4, 2/4; share on the second 1/1, 1/2, 1/3; nothing.
+    assert segments_below(logits, true, np.array([False, True]), 0.5).tolist() == [0, -1, 1, 1, -1, -1]
+    assert segments_below(logits, true, np.array([False, False]), 0.5).tolist() == [0, -1, -1, -1, -1, -1]
+    assert segments_below(logits, true[:0], np.zeros(0, bool), 0.5).tolist() == [-1] * 6
 
 
 @pytest.mark.parametrize('split', [1, 3, 4])
