@@ -20,6 +20,7 @@ DISTRACTORS = (
     'fountain', 'tent', 'truck',
 )  # fmt: skip
 _MAX_NAMES = 3
+_WHOLE_SHARE = 0.25
 _MIN_CLASSES = 5
 _MAX_DISTRACTORS = 12
 
@@ -110,9 +111,9 @@ class VocabularySampler:
         return self._assemble([names[:1] for names in self._names.values()], tuple(self._names))
 
     def draw(self, rng: np.random.Generator) -> SampledVocabulary:
-        """Draw a vocabulary of the tuned categories; half of the time some are left out and their masks are void."""
+        """Draw a vocabulary of the tuned categories; mostly some are left out and their masks are void."""
         count = len(self.tuned)
-        kept = count if rng.random() < 0.5 else int(rng.integers(min(_MIN_CLASSES, count), count + 1))
+        kept = count if rng.random() < _WHOLE_SHARE else int(rng.integers(min(_MIN_CLASSES, count), count + 1))
         chosen = tuple(self.tuned[int(index)] for index in rng.permutation(count)[:kept])
         rows = []
         for category in chosen:
