@@ -3,19 +3,18 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-import json
 import logging
 from pathlib import Path
 import sys
 from typing import Any
 
-from fisa_ros.core.errors import FisaError
 from fisa_ros.datasets.class_split import read_class_split
 from fisa_ros.evaluation.category_map import WORD_KINDS, CategoryMap
 from fisa_ros.evaluation.evaluate_dataset import DatasetEvaluation, evaluate_dataset
 from fisa_ros.evaluation.predictor import ORACLES
 from fisa_ros.pipeline.segmenter import Segmenter
-from fisa_ros.tools.dataset_arguments import add_dataset_arguments, chosen_thresholds, open_categories
+from fisa_ros.tools.dataset_arguments import add_dataset_arguments, open_categories
+from fisa_ros.tools.model_arguments import chosen_thresholds, report
 
 _ALL = ('names', 'training', 'held_out')
 _COMPARED = ('pq', 'miou', 'ap', 'mask_accuracy')
@@ -31,16 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, or 2 if nothing could be done."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format='%(levelname)s: %(message)s', stream=sys.stderr)
-    try:
-        summary = _run(options)
-    except (FisaError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    if options.json:
-        print(json.dumps(summary, allow_nan=False))
-    else:
-        _print_table(summary)
-    return 0
+    return 2 if report(lambda: _run(options), options.json, _print_table) is None else 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.markdown.write_text(markdown(rows, options.seeds), encoding='utf-8')
     except (FisaError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
-        return 1
+        return 2
     text = markdown(rows, options.seeds)
     print(json.dumps(rows) if options.json else text)
     return 0

@@ -3,7 +3,7 @@
 import argparse
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 import json
 import logging
 from pathlib import Path
@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fisa_ros.core.errors import FisaError, ImageError
+from fisa_ros.core.errors import ImageError
 from fisa_ros.core.results import PanopticResult
 from fisa_ros.core.vocabulary import MONO8_MAX_ID, MONO16_MAX_ID, VocabularyRegistry, VocabularyRequest
 from fisa_ros.core.vocabulary_state import VocabularyState
 from fisa_ros.pipeline.overlay import draw_overlay
 from fisa_ros.pipeline.segmenter import Segmenter
 from fisa_ros.runtime.backend import Thresholds
-from fisa_ros.runtime.factory import BACKENDS
+from fisa_ros.tools.model_arguments import add_model_arguments, chosen_thresholds, report
 
 _log = logging.getLogger('fisa_ros.segment')
 _SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
@@ -36,16 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, 1 if an image was skipped, 2 if nothing could be done."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format='%(levelname)s: %(message)s', stream=sys.stderr)
-    try:
-        summary = _run(options)
-    except (FisaError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    if options.json:
-        print(json.dumps(summary))
-    else:
-        print(f'{len(summary["images"])} images segmented, {len(summary["failed"])} failed; see {options.out}')
-    return 1 if summary['failed'] else 0
+    summary = report(lambda: _run(options), options.json, lambda made: _print_counts(made, options.out))
+    return 2 if summary is None else int(bool(summary['failed']))
+
+
+def _print_counts(summary: dict[str, Any], out: Path) -> None:
+    print(f'{len(summary["images"])} images segmented, {len(summary["failed"])} failed; see {out}')
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,21 +59,10 @@ def _parser() -> argparse.ArgumentParser:
         default='indoor',
         help='"cat; dog; grass, lawn", a YAML file, or the name of a shipped vocabulary (default: %(default)s)',
     )
-    parser.add_argument('--model', default='fisa-tiny', help='name or manifest of the model (default: %(default)s)')
-    parser.add_argument('--backend', choices=BACKENDS, default='auto')
-    parser.add_argument('--device', default='auto', help='auto, cpu or cuda:0 (default: %(default)s)')
+    add_model_arguments(parser)
     parser.add_argument('--mask-encoding', choices=tuple(_MAX_IDS), default='mono8', help='of NAME_semantic.png')
-    for name in ('score', 'mask', 'overlap'):
-        parser.add_argument(f'--{name}-threshold', type=_fraction, help='in [0, 1] (default: what fits the model)')
     parser.add_argument('--json', action='store_true', help='print one JSON object instead of a line per image')
     return parser
-
-
-def _fraction(text: str) -> float:
-    value = float(text)
-    if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f'{text} is not in [0, 1]')
-    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +86,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         job = _Job(
             segmenter=segmenter,
             state=segmenter.prepare(vocabulary),
-            thresholds=_thresholds(segmenter.default_thresholds, options),
+            thresholds=chosen_thresholds(segmenter.default_thresholds, options),
             out=options.out,
             mask_dtype=_MASK_DTYPES[options.mask_encoding],
         )
@@ -117,11 +102,6 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         'images': images,
         'failed': failed,
     }
-
-
-def _thresholds(defaults: Thresholds, options: argparse.Namespace) -> Thresholds:
-    given = {'score': options.score_threshold, 'mask': options.mask_threshold, 'overlap': options.overlap_threshold}
-    return replace(defaults, **{name: value for name, value in given.items() if value is not None})
 
 
 def _image_paths(source: Path, out: Path) -> list[Path]:

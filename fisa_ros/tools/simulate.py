@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
         rendered = write_dataset(options.out, settings, images, processes=options.processes)
     except FisaError as error:
         print(f'error: {error}', file=sys.stderr)
-        return 1
+        return 2
     except KeyboardInterrupt:
         print(f'stopped; the same command goes on in {options.out}', file=sys.stderr)
         return 130

@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         run_stage(recipe, options.data, options.out, run, options.stages)
     except FisaError as error:
         print(f'error: {error}', file=sys.stderr)
-        return 1
+        return 2
     except TrainingStoppedError as stop:
         print(stop, file=sys.stderr)
         if stop.summary.stopped_by in ('SIGINT', 'SIGTERM'):

@@ -95,10 +95,13 @@ def run_stage(recipe: Recipe, data: Path, out: Path, run: RunSettings, earlier: 
 def write_model(folder: Path, network: SegmentationNetwork, recipe: Recipe) -> Path:
     """Write weights and manifest of a trained network into `folder` and return the manifest.
 
-    Thresholds are those of the recipe's initial model, or middling ones; `tools.calibrate` finds better ones.
+    Thresholds are those of the recipe's initial model, or middling ones; `tools.calibrate` finds better ones. A
+    manifest that already describes these very weights stays, with what calibration wrote into it.
     """
-    weights = folder / f'{MODEL_NAME}.safetensors'
+    weights, manifest = folder / f'{MODEL_NAME}.safetensors', folder / f'{MODEL_NAME}.yaml'
     save_weights(network, weights)
+    if manifest.is_file() and load_manifest(manifest).weights.sha256 == file_sha256(weights):
+        return manifest
     thresholds = load_manifest(recipe.initial).thresholds if recipe.initial else Thresholds(0.25, 0.4, 0.5)
     document = {
         'name': MODEL_NAME,
@@ -112,7 +115,6 @@ def write_model(folder: Path, network: SegmentationNetwork, recipe: Recipe) -> P
         'prompt_templates': list(recipe.prompt_templates),
         'thresholds': asdict(thresholds),
     }
-    manifest = folder / f'{MODEL_NAME}.yaml'
     text = yaml.safe_dump(document, sort_keys=False).encode()
     write_atomically(manifest, lambda file: file.write(text))
     return manifest

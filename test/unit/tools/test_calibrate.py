@@ -140,7 +140,7 @@ def test_what_cannot_be_done(segmenter, files, capsys):
     for option, value, text in (
         ('--limit', 0, '--limit must be'),
         ('--max-mislabelled', 1.5, '--max-mislabelled must be'),
-        ('--score', 2, 'threshold score must be in [0, 1], got 2.0'),
+        ('--score-threshold', 2, 'threshold score must be in [0, 1], got 2.0'),
     ):
         code, _, err = run(capsys, *files, option, value)
         assert code == 2

@@ -127,7 +127,8 @@ def test_base_and_novel(segmenter, files, capsys, tmp_path):
 
 
 def test_thresholds_can_be_given(segmenter, files, capsys):
-    arguments = ['--score', 1.0, '--mask', 0.4, '--overlap', 0.3, '--objectness-trust', 0.0]
+    numbers = {'--score-threshold': 1.0, '--mask-threshold': 0.4, '--overlap-threshold': 0.3, '--objectness-trust': 0.0}
+    arguments = [entry for pair in numbers.items() for entry in pair]
     summary = json.loads(run(capsys, *files, *arguments, '--json')[1])
     assert summary['thresholds'] == {'score': 1.0, 'mask': 0.4, 'overlap': 0.3, 'objectness_trust': 0.0}
     assert summary['pq'] == 0
@@ -145,7 +146,7 @@ def test_plots(segmenter, files, capsys, tmp_path):
     [
         (['--images', 'none'], '3 of 3 files missing: none'),
         (['--panoptic', 'none.json'], 'none.json cannot be read'),
-        (['--score', '1.5'], 'threshold score must be in [0, 1], got 1.5'),
+        (['--score-threshold', '1.5'], 'threshold score must be in [0, 1], got 1.5'),
         (['--limit', '0'], '--limit must be at least 1, got 0'),
         (['--vocabulary', 'none.yaml'], 'none.yaml does not exist'),
         (['--words', 'held_out', '--synonyms', 'none.yaml'], 'synonyms none.yaml cannot be read'),

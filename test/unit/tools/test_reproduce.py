@@ -32,7 +32,7 @@ def test_what_was_not_measured_stays_empty():
     ],
 )
 def test_impossible_arguments_are_refused(capsys, tmp_path, arguments, message):
-    assert main(['--out', str(tmp_path), *arguments]) == 1
+    assert main(['--out', str(tmp_path), *arguments]) == 2
     assert message in capsys.readouterr().err
 
 

@@ -113,12 +113,17 @@ def test_a_model_that_cannot_be_loaded(photos, tmp_path, capsys, monkeypatch):
     assert (code, stderr) == (2, 'error: pip install torch\n')
 
 
-@pytest.mark.parametrize('option', [['--score-threshold', '1.5'], ['--backend', 'caffe'], ['--mask-encoding', 'rgb8']])
+@pytest.mark.parametrize('option', [['--backend', 'caffe'], ['--mask-encoding', 'rgb8']])
 def test_options_refused(photos, capsys, option):
     with pytest.raises(SystemExit) as exit_:
         main([str(photos), *option])
     assert exit_.value.code == 2
     assert option[1] in capsys.readouterr().err
+
+
+def test_a_threshold_refused(tmp_path, photos, capsys):
+    code, stdout, stderr = run(capsys, photos, '--out', tmp_path / 'out', '--score-threshold', '1.5')
+    assert (code, stdout, stderr) == (2, '', 'error: threshold score must be in [0, 1], got 1.5\n')
 
 
 def test_thresholds_and_encoding(tmp_path, photos, capsys):

@@ -85,7 +85,7 @@ def test_one_process_of_several_prints(recipe, tmp_path, monkeypatch, capsys):
 )
 def test_mistakes_end_with_a_line(recipe, monkeypatch, capsys, arguments, message):
     monkeypatch.setattr(stages, 'run_stage', lambda *_: pytest.fail('trained'))
-    assert main(['--recipe', recipe, *arguments]) == 1
+    assert main(['--recipe', recipe, *arguments]) == 2
     shown = capsys.readouterr()
     assert shown.err.startswith('error: ')
     assert message in shown.err
@@ -97,7 +97,7 @@ def test_a_broken_training_ends_with_a_line(recipe, monkeypatch, capsys):
         raise DataError('loss is nan at step 3')
 
     monkeypatch.setattr(stages, 'run_stage', run_stage)
-    assert main(['--recipe', recipe, '--json']) == 1
+    assert main(['--recipe', recipe, '--json']) == 2
     shown = capsys.readouterr()
     assert shown.err == 'error: loss is nan at step 3\n'
     assert shown.out == ''

@@ -1,4 +1,6 @@
 from dataclasses import replace
+from hashlib import sha256
+import shutil
 
 import pytest
 import torch
@@ -6,6 +8,7 @@ import yaml
 
 from fisa_ros.core.errors import DataError
 from fisa_ros.core.manifest import load_manifest
+from fisa_ros.evaluation.manifest_values import write_values
 from fisa_ros.networks.build import build_network
 from fisa_ros.networks.weights import load_weights
 from fisa_ros.training.loop import Phase, RunSettings, load_trained
@@ -69,6 +72,19 @@ def test_the_stages_end_in_a_model_that_can_be_loaded(trained):
     network = build_network(manifest.generator, manifest.classifier)
     load_weights(network, manifest.weights.path)
     assert manifest.image_size_hw == (SIZE, SIZE)
+
+
+def test_what_calibration_found_outlives_the_finished_command(trained, toy_data, tmp_path, split_file):
+    stages = tmp_path / 'stages'
+    shutil.copytree(trained, stages)
+    manifest = stages / 'fisa' / 'fisa-tiny.yaml'
+    for score, weights in ((0.9, None), (0.25, b'other')):
+        write_values(manifest, {'thresholds': {'score': 0.9}})
+        if weights:
+            known = load_manifest(manifest).weights.sha256
+            manifest.write_text(manifest.read_text().replace(known, sha256(weights).hexdigest()))
+        run('fisa', toy_data, stages, class_split=split_file, fiser_weight=1.0)
+        assert load_manifest(manifest).thresholds.score == score
 
 
 def test_each_stage_trains_its_own_part_only(trained):
