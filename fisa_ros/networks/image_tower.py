@@ -59,7 +59,9 @@ class SemanticEncoding(nn.Module):
             token_bias: `(..., 1, 1, M)` 0 for tokens in use, `HIDDEN` for padding.
         """
         query = self.query(self.norm(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, h, P, d)
-        key_value = self.key_value(semantic_tokens).unflatten(-1, (2, self.heads, -1))  # (..., M, 2, h, d)
+        # Entries of unit rows are about D^-0.5; at that size all tokens look alike to an attention that starts afresh.
+        spread = semantic_tokens * semantic_tokens.shape[-1] ** 0.5
+        key_value = self.key_value(spread).unflatten(-1, (2, self.heads, -1))  # (..., M, 2, h, d)
         key, value = key_value.movedim(-3, 0).transpose(-3, -2)  # (..., h, M, d)
         scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + token_bias  # (B, h, P, M)
         attended = (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)

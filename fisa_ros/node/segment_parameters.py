@@ -31,8 +31,8 @@ class SegmentParameters(Parameters):
         choices=tuple(MASK_ENCODINGS),
         read_only=True,
     )
-    score_threshold: float = param(0.2, 'Drop segments whose class is less probable.', low=0.0, high=1.0)
-    mask_threshold: float = param(0.4, 'Drop pixels that belong less probably to their segment.', low=0.0, high=1.0)
+    score_threshold: float = param(0.35, 'Drop segments whose class is less probable.', low=0.0, high=1.0)
+    mask_threshold: float = param(0.3, 'Drop pixels that belong less probably to their segment.', low=0.0, high=1.0)
     overlap_threshold: float = param(
         0.5, 'Drop segments of which less remains visible behind others.', low=0.0, high=1.0
     )

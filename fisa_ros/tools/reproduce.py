@@ -65,7 +65,7 @@ VARIANTS = {
     'seve': Variant('+ SEVE', simo=('seve', 'void')),
     'fisa': FISA,
     'fiser': replace(FISA, title='FISA + FiSeR', fiser_weight=0.5),
-    'generator': Variant('generator trained from nothing, frozen CLIP pooled', regions='tokens', from_scratch=True),
+    'generator': Variant('generator trained from nothing, mask tokens untrained', from_scratch=True),
 }
 ORACLES = {
     'oracle-masks': replace(FISA, title='true masks, predicted classes', oracle='masks'),

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from fisa_ros.core.errors import ManifestError
 from fisa_ros.networks.build import tiny_tower
-from fisa_ros.networks.image_tower import area_matrix
+from fisa_ros.networks.image_tower import SemanticEncoding, area_matrix
 
 DIM = 32
 
@@ -29,6 +29,16 @@ def open_gates(tower):
         for block in tower.seve:
             block.gate.fill_(0.8)
     return tower
+
+
+def test_an_opened_gate_gives_each_image_token_words_of_its_own():
+    torch.manual_seed(0)
+    seve = SemanticEncoding(64, 384, 32, 4)
+    with torch.no_grad():
+        seve.gate.fill_(10.0)
+        words = F.normalize(torch.randn(32, 384), dim=-1)
+        added = seve(torch.randn(1, 100, 64), words, torch.zeros(1, 1, 32))
+    assert added.std(1).mean() > 0.1 * added.std()
 
 
 def test_image_stream_is_bit_for_bit_that_of_clip_while_gates_are_closed():
