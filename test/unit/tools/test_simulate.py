@@ -75,7 +75,7 @@ def test_options_of_sequences(tmp_path, capsys, calls):
     ],
 )
 def test_values_out_of_range(tmp_path, capsys, options, message):
-    assert run(capsys, '--out', tmp_path / 'out', '--split', 'train', '--json', *options) == (1, '', message)
+    assert run(capsys, '--out', tmp_path / 'out', '--split', 'train', '--json', *options) == (2, '', message)
     assert not (tmp_path / 'out').exists()
 
 
@@ -98,7 +98,7 @@ def test_unknown_options(tmp_path, capsys, options, message):
 @pytest.mark.parametrize(
     ('error', 'code', 'message'),
     [
-        (DataError('the disk is full'), 1, 'error: the disk is full\n'),
+        (DataError('the disk is full'), 2, 'error: the disk is full\n'),
         (KeyboardInterrupt(), 130, 'stopped; the same command goes on in '),
     ],
 )
