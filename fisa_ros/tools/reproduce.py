@@ -28,6 +28,8 @@ from fisa_ros.training.stages import file_sha256, write_untuned_model
 
 _LOG = logging.getLogger('fisa_ros.reproduce')
 _RESULT = 'scores.json'
+# The same for all rows and fitted to none, so that no row is favoured by what the shipped model was calibrated to.
+_THRESHOLDS = ('--score-threshold', '0.2', '--mask-threshold', '0.4', '--overlap-threshold', '0.5')
 _HEADINGS = {
     'pq': 'PQ', 'miou': 'mIoU', 'pq_base': 'PQ base', 'pq_novel': 'PQ novel', 'miou_base': 'mIoU base',
     'miou_novel': 'mIoU novel', 'mask_accuracy_base': 'accuracy base', 'mask_accuracy_novel': 'accuracy novel',
@@ -153,7 +155,8 @@ def _settings(variant: Variant, options: argparse.Namespace) -> dict[str, Any]:
     sources += [share_dir() / 'config' / 'recipes' / f'{recipe}.yaml' for recipe in ('tiny-fisa', 'tiny-generator')]
     sums = {'/'.join(path.parts[-2:]): file_sha256(path) for path in sources if path.is_file()}
     counts = {'steps': options.steps, 'images': options.images, 'generator_steps': options.generator_steps}
-    return {**counts, 'variant': json.loads(json.dumps(asdict(variant))), 'sources': sums}
+    plain_variant = json.loads(json.dumps(asdict(variant)))
+    return {**counts, 'thresholds': list(_THRESHOLDS), 'variant': plain_variant, 'sources': sums}
 
 
 def _trained(
@@ -207,7 +210,8 @@ def _evaluated(manifest: Path, variant: Variant, options: argparse.Namespace) ->
     return _command(
         'evaluate', '--model', str(manifest), '--backend', 'torch', '--images', str(options.data / 'test'),
         '--panoptic', str(options.data / 'annotations' / 'panoptic_test.json'), '--limit', str(options.images),
-        '--split-file', str(share_dir() / 'config' / 'vocabularies' / 'indoor_split.yaml'), '--json', *oracle,
+        '--split-file', str(share_dir() / 'config' / 'vocabularies' / 'indoor_split.yaml'), '--json', *_THRESHOLDS,
+        *oracle,
     )  # fmt: skip
 
 
