@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from fisa_ros.tools import reproduce
+from fisa_ros.tools import evaluate, reproduce
 from fisa_ros.tools.reproduce import METRICS, VARIANTS, main, markdown
 
 
@@ -66,3 +66,14 @@ def test_other_data_are_another_measurement(tmp_path):
     (tmp_path / 'annotations' / 'panoptic_test.json').write_text('{}')
     assert reproduce._settings(VARIANTS['fisa'], options) != before
     assert reproduce._settings(VARIANTS['fiser'], options) != reproduce._settings(VARIANTS['fisa'], options)
+
+
+def test_no_row_is_scored_with_thresholds_of_its_model(monkeypatch, tmp_path):
+    commands = []
+    monkeypatch.setattr(reproduce, '_command', lambda tool, *arguments: commands.append((tool, arguments)) or {})
+    options = reproduce._parser().parse_args(['--data', str(tmp_path)])
+    for variant in VARIANTS.values():
+        reproduce._evaluated(tmp_path / 'model.yaml', variant, options)
+    assert {tool for tool, _ in commands} == {'evaluate'}
+    given = [evaluate._parser().parse_args(arguments) for _, arguments in commands]
+    assert {(entry.score, entry.mask, entry.overlap) for entry in given} == {(0.2, 0.4, 0.5)}
