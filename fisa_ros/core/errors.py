@@ -17,8 +17,28 @@ class WeightsError(FisaError):
     """Model weights that are missing, corrupt or do not fit the network."""
 
 
+class GraphsError(FisaError):
+    """Exported graphs that are missing, damaged or of another model."""
+
+
 class BackendUnavailableError(FisaError):
     """A back-end or device that this machine does not have."""
+
+
+class EngineError(FisaError):
+    """A TensorRT engine that cannot be built, loaded or trusted."""
+
+
+class EngineCacheError(FisaError):
+    """A folder of engines that cannot be read or written."""
+
+
+class BuildCancelledError(FisaError):
+    """A build that was asked to stop, and did."""
+
+
+class GpuMemoryError(FisaError):
+    """Too little memory on the GPU."""
 
 
 class ImageError(FisaError):

@@ -1,6 +1,9 @@
 """The numbers that decide which segments are kept; they may change between two frames."""
 
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +27,7 @@ class Thresholds:
             value = getattr(self, field.name)
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f'threshold {field.name} must be in [0, 1], got {value}')
+
+    def array(self) -> NDArray[np.float32]:
+        """Return `(4,)` float32: score, mask, overlap, objectness_trust."""
+        return np.array(astuple(self), np.float32)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from fisa_ros.core.vocabulary import Vocabulary
 
+NUM_SEMANTIC_TOKENS = 32
 _REFINEMENTS = 8
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import open_clip
 from open_clip.model import _build_vision_tower
 from open_clip.transformer import VisionTransformer
+import torch
 from torch import nn
 
 from fisa_ros.core.errors import ManifestError
@@ -14,8 +15,9 @@ from fisa_ros.networks.conv_stem import ConvStem, StemPatchEmbedding
 from fisa_ros.networks.eomt_generator import EomtMaskGenerator
 from fisa_ros.networks.image_tower import FisaImageTower, Regions
 from fisa_ros.networks.panoptic_head import PanopticHead
+from fisa_ros.networks.pooled_tower import PooledImageTower
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
-from fisa_ros.networks.text_encoder import SentenceEncoder
+from fisa_ros.networks.text_encoder import ClipTextEncoder, SentenceEncoder, TextEncoder
 from fisa_ros.networks.tiny_generator import TinyMaskGenerator
 
 _Builder = Callable[..., nn.Module]
@@ -61,9 +63,7 @@ def open_clip_tower(
     Raises:
         ManifestError: open_clip has no such model, or FISA does not fit it.
     """
-    config = open_clip.get_model_config(model)
-    if config is None:
-        raise ManifestError(f'open_clip has no model {model!r}; open_clip.list_models() names them')
+    config = _open_clip_config(model)
     # The text tower is not built: it is as large as the rest, and some are downloaded.
     visual = _build_vision_tower(
         config['embed_dim'], {**config['vision_cfg'], 'image_size': image_size}, config.get('quick_gelu', False)
@@ -74,9 +74,27 @@ def open_clip_tower(
     )  # fmt: skip
 
 
+def pooled_tower(*, model: str, image_size: int) -> PooledImageTower:
+    """Build mask pooling around the ConvNeXt of an open_clip model, with random weights.
+
+    Raises:
+        ManifestError: open_clip has no such model, or it is no ConvNeXt.
+    """
+    config = _open_clip_config(model)
+    visual = _build_vision_tower(config['embed_dim'], {**config['vision_cfg'], 'image_size': image_size})
+    return PooledImageTower(visual, config['embed_dim'])
+
+
+def _open_clip_config(model: str) -> dict[str, Any]:
+    config: dict[str, Any] | None = open_clip.get_model_config(model)
+    if config is None:
+        raise ManifestError(f'open_clip has no model {model!r}; open_clip.list_models() names them')
+    return config
+
+
 _GENERATORS: dict[str, _Builder] = {'tiny': TinyMaskGenerator, 'eomt': EomtMaskGenerator}
-_TOWERS: dict[str, _Builder] = {'tiny': tiny_tower, 'open_clip': open_clip_tower}
-_TEXT_ENCODERS: dict[str, _Builder] = {'sentence': SentenceEncoder}
+_TOWERS: dict[str, _Builder] = {'tiny': tiny_tower, 'open_clip': open_clip_tower, 'pooled': pooled_tower}
+_TEXT_ENCODERS: dict[str, _Builder] = {'clip': ClipTextEncoder, 'sentence': SentenceEncoder}
 
 
 def _build(kind: str, table: Mapping[str, _Builder], entry: Mapping[str, Any]) -> Any:
@@ -102,14 +120,14 @@ def build_generator(entry: Mapping[str, Any]) -> nn.Module:
     return generator
 
 
-def build_text_encoder(entry: Mapping[str, Any]) -> SentenceEncoder:
+def build_text_encoder(entry: Mapping[str, Any]) -> TextEncoder:
     """Load a text encoder.
 
     Raises:
         ManifestError: Unknown type or arguments.
         WeightsError: Its files are missing.
     """
-    encoder: SentenceEncoder = _build('text_encoder', _TEXT_ENCODERS, entry)
+    encoder: TextEncoder = _build('text_encoder', _TEXT_ENCODERS, entry)
     return encoder
 
 
@@ -126,6 +144,9 @@ def build_network(generator: Mapping[str, Any], classifier: Mapping[str, Any]) -
     temperature = arguments.pop('temperature', 1.0)
     if not isinstance(temperature, int | float) or not (math.isfinite(temperature) and temperature > 0):
         raise ManifestError(f'classifier temperature must be a number > 0, got {temperature!r}')
-    tower: FisaImageTower = _build('classifier', _TOWERS, arguments)
-    head = PanopticHead(tower.visual.output_dim, merge_size, temperature=temperature)
+    tower: FisaImageTower | PooledImageTower = _build('classifier', _TOWERS, arguments)
+    head = PanopticHead(tower.embedding_dim, merge_size, temperature=temperature)
+    if isinstance(tower, PooledImageTower):
+        # Nothing was trained that could tell void from words: its logit stays 0, below that of any word that fits.
+        torch.nn.init.zeros_(head.void_embedding)
     return SegmentationNetwork(build_generator(generator), tower, head)

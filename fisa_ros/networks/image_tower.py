@@ -12,23 +12,16 @@ from torch import Tensor, nn
 import torch.nn.functional as F
 
 from fisa_ros.core.errors import ManifestError
+from fisa_ros.networks.mask_coverage import (
+    CLIP_MEAN,
+    CLIP_STD,
+    HIDDEN,
+    MIN_COVERAGE,
+    mask_coverage,
+    pooling_weights,
+)
 
 Regions = Literal['mask_tokens', 'tokens', 'values']
-# Finite, so that no row of an attention can become NaN and half precision can hold it.
-HIDDEN = -1e4
-_MIN_COVERAGE = 1 / 64
-# Weight of every patch in a pooled embedding: an empty mask pools the whole image instead of nothing.
-_BASE_WEIGHT = 1e-6
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-
-
-def area_matrix(size_in: int, size_out: int) -> Tensor:
-    """Return the `(size_out, size_in)` matrix that averages an axis over the area of each new cell."""
-    edges = torch.arange(size_out + 1, dtype=torch.float64) * size_in / size_out
-    cells = torch.arange(size_in, dtype=torch.float64)
-    overlap = torch.minimum(edges[1:, None], cells + 1) - torch.maximum(edges[:-1, None], cells)
-    return (overlap.clamp(min=0) * size_out / size_in).float()
 
 
 class SemanticEncoding(nn.Module):
@@ -136,8 +129,8 @@ class FisaImageTower(nn.Module):
         seve_heads: int = 4,
         tuned_queries: bool = True,
         regions: Regions = 'mask_tokens',
-        mean: tuple[float, float, float] = _CLIP_MEAN,
-        std: tuple[float, float, float] = _CLIP_STD,
+        mean: tuple[float, float, float] = CLIP_MEAN,
+        std: tuple[float, float, float] = CLIP_STD,
     ) -> None:
         super().__init__()
         _require_clip(visual)
@@ -156,6 +149,11 @@ class FisaImageTower(nn.Module):
         self.register_buffer('mean', torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.start_from_clip()
+
+    @property
+    def embedding_dim(self) -> int:
+        """Length D of an embedding."""
+        return int(self.visual.output_dim)
 
     @property
     def blocks(self) -> list[ResidualAttentionBlock]:
@@ -225,25 +223,14 @@ class FisaImageTower(nn.Module):
         last = self.blocks[-1]
         x = clip_block(last, x) if dense == 'tokens' else _value_block(last, x)
         features = self.visual.ln_post(x[:, 1:]) @ self.visual.proj  # (B, P, D)
-        coverage = self._coverage(mask_logits)
-        weights = torch.where(coverage > _MIN_COVERAGE, coverage, 0.0) + _BASE_WEIGHT
-        weights = weights / weights.sum(-1, keepdim=True)
+        weights = pooling_weights(mask_coverage(mask_logits, *self.visual.grid_size))
         return F.normalize((weights @ features.to(weights.dtype)).float(), dim=-1)
 
     def mask_bias(self, mask_logits: Tensor) -> Tensor:
         """Return `(B, N, 1 + P)`: log of the share of a patch that a mask covers, `HIDDEN` for nearly none."""
-        coverage = self._coverage(mask_logits)
-        bias = torch.where(coverage > _MIN_COVERAGE, coverage.clamp(min=_MIN_COVERAGE).log(), HIDDEN)
+        coverage = mask_coverage(mask_logits, *self.visual.grid_size)
+        bias = torch.where(coverage > MIN_COVERAGE, coverage.clamp(min=MIN_COVERAGE).log(), HIDDEN)
         return F.pad(bias, (1, 0))
-
-    def _coverage(self, mask_logits: Tensor) -> Tensor:
-        """Return `(B, N, P)` in [0, 1]: the share of each patch that a mask covers."""
-        rows, columns = self.visual.grid_size
-        height, width = mask_logits.shape[-2:]
-        probability = mask_logits.sigmoid()
-        vertical = area_matrix(height, rows).to(probability)
-        horizontal = area_matrix(width, columns).to(probability)
-        return (vertical @ probability @ horizontal.T).flatten(2)
 
     def _tokens(self, image: Tensor) -> Tensor:
         """Return `(B, 1 + P, width)`: CLS and image tokens as they enter the first block."""

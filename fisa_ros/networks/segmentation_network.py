@@ -4,9 +4,12 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from fisa_ros.networks.image_tower import FisaImageTower, area_matrix
+from fisa_ros.core.errors import ManifestError
+from fisa_ros.networks.image_tower import FisaImageTower
+from fisa_ros.networks.mask_coverage import area_matrix
 from fisa_ros.networks.mask_generator import MaskProposals
 from fisa_ros.networks.panoptic_head import PanopticHead, PanopticOutput, ThresholdTensors
+from fisa_ros.networks.pooled_tower import PooledImageTower
 
 
 class EncodedImage(NamedTuple):
@@ -28,11 +31,11 @@ class SegmentationNetwork(nn.Module):
 
     Args:
         generator: A mask generator; it is frozen.
-        tower: The classifier's image tower.
+        tower: The classifier's image tower, FISA's or the pooled one.
         head: The panoptic head.
     """
 
-    def __init__(self, generator: nn.Module, tower: FisaImageTower, head: PanopticHead) -> None:
+    def __init__(self, generator: nn.Module, tower: FisaImageTower | PooledImageTower, head: PanopticHead) -> None:
         super().__init__()
         self.generator = generator.requires_grad_(False)
         self.tower = tower
@@ -43,6 +46,17 @@ class SegmentationNetwork(nn.Module):
         super().train(mode)
         self.generator.eval()
         return self
+
+    @property
+    def trainable_tower(self) -> FisaImageTower:
+        """The tower, where it is FISA's.
+
+        Raises:
+            ManifestError: It is the pooled one, which has nothing to train.
+        """
+        if not isinstance(self.tower, FisaImageTower):
+            raise ManifestError('only the tower of FISA can be trained, this classifier is pooled')
+        return self.tower
 
     def encode(self, image: Tensor, semantic_tokens: Tensor, token_mask: Tensor) -> EncodedImage:
         """Encode one image.

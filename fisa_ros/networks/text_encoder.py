@@ -4,6 +4,9 @@ from collections.abc import Sequence
 import importlib.util
 from pathlib import Path
 
+import open_clip
+from open_clip.model import _build_text_tower
+from open_clip.transformer import TextTransformer
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 import torch
@@ -11,13 +14,46 @@ from torch import Tensor, nn
 import torch.nn.functional as F
 from transformers import BertConfig, BertModel
 
-from fisa_ros.core.errors import WeightsError
+from fisa_ros.core.clip_text import clean_clip_text
+from fisa_ros.core.errors import ManifestError, WeightsError
+from fisa_ros.networks.clip_tokenizer import clip_tokenizer
 
-_MAX_TOKENS = 64
 _BATCH = 64
+_MAX_TOKENS = 64
 
 
-class SentenceEncoder(nn.Module):
+class TextEncoder(nn.Module):
+    """What text encoders have in common.
+
+    Attributes:
+        tokenizer: Truncates and pads.
+        max_tokens: Tokens beyond this many of a sentence are cut off.
+        is_cleaned: Whether a sentence goes through `clean_clip_text` first.
+        dim: Length D of an embedding.
+    """
+
+    tokenizer: Tokenizer
+    max_tokens: int
+    is_cleaned: bool
+    dim: int
+
+    def encode(self, sentences: Sequence[str]) -> Tensor:
+        """Return `(n, D)` float32 unit rows on the CPU."""
+        device = next(self.parameters()).device
+        rows = [torch.zeros(0, self.dim)]
+        with torch.inference_mode():
+            for start in range(0, len(sentences), _BATCH):
+                batch = list(sentences[start : start + _BATCH])
+                encoded = self.tokenizer.encode_batch(
+                    [clean_clip_text(text) for text in batch] if self.is_cleaned else batch
+                )
+                ids = torch.tensor([entry.ids for entry in encoded], device=device)
+                mask = torch.tensor([entry.attention_mask for entry in encoded], device=device)
+                rows.append(self(ids, mask).float().cpu())
+        return torch.cat(rows)
+
+
+class SentenceEncoder(TextEncoder):
     """A BERT sentence encoder such as all-MiniLM-L6-v2: mean of the token states, scaled to unit length.
 
     Args:
@@ -26,6 +62,9 @@ class SentenceEncoder(nn.Module):
     Raises:
         WeightsError: The package or one of its files is missing or unreadable.
     """
+
+    max_tokens = _MAX_TOKENS
+    is_cleaned = False
 
     def __init__(self, package: str) -> None:
         super().__init__()
@@ -43,15 +82,11 @@ class SentenceEncoder(nn.Module):
         except Exception as error:
             # The libraries raise whatever their file format layer raises.
             raise WeightsError(f'text encoder in {folder} cannot be read: {error}') from error
-        self.tokenizer.enable_truncation(_MAX_TOKENS)
+        self.dim = int(self.model.config.hidden_size)
+        self.tokenizer.enable_truncation(self.max_tokens)
         self.tokenizer.enable_padding()
         self.requires_grad_(False)
         self.eval()
-
-    @property
-    def dim(self) -> int:
-        """Length D of an embedding."""
-        return int(self.model.config.hidden_size)
 
     def forward(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Encode `(B, T)` int64 tokens and their 0/1 mask to `(B, D)` unit rows."""
@@ -59,14 +94,36 @@ class SentenceEncoder(nn.Module):
         weights = attention_mask.unsqueeze(-1).to(states)
         return F.normalize((states * weights).sum(1) / weights.sum(1), dim=-1)
 
-    def encode(self, sentences: Sequence[str]) -> Tensor:
-        """Return `(n, D)` float32 unit rows on the CPU."""
-        device = next(self.parameters()).device
-        rows = [torch.zeros(0, self.dim)]
-        with torch.inference_mode():
-            for start in range(0, len(sentences), _BATCH):
-                encoded = self.tokenizer.encode_batch(list(sentences[start : start + _BATCH]))
-                ids = torch.tensor([entry.ids for entry in encoded], device=device)
-                mask = torch.tensor([entry.attention_mask for entry in encoded], device=device)
-                rows.append(self(ids, mask).float().cpu())
-        return torch.cat(rows)
+
+class ClipTextEncoder(TextEncoder):
+    """The text tower of an open_clip model, with random weights.
+
+    Args:
+        model: Name of the model, one of `open_clip.list_models()`.
+
+    Raises:
+        ManifestError: open_clip has no such model, or its text tower is not CLIP's own.
+    """
+
+    is_cleaned = True
+
+    def __init__(self, model: str) -> None:
+        super().__init__()
+        config = open_clip.get_model_config(model)
+        if config is None:
+            raise ManifestError(f'open_clip has no model {model!r}; open_clip.list_models() names them')
+        own = {'hf_model_name', 'hf_tokenizer_name', 'tokenizer_kwargs'} & set(config['text_cfg'])
+        if own:
+            raise ManifestError(f"the text tower of {model!r} is not CLIP's own: it sets {', '.join(sorted(own))}")
+        self.model = _build_text_tower(config['embed_dim'], config['text_cfg'], config.get('quick_gelu', False))
+        if not isinstance(self.model, TextTransformer):
+            raise ManifestError(f'the text tower of {model!r} is a {type(self.model).__name__}')
+        self.dim = config['embed_dim']
+        self.max_tokens = self.model.context_length
+        self.tokenizer = clip_tokenizer(self.max_tokens)
+        self.requires_grad_(False)
+        self.eval()
+
+    def forward(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Encode `(B, T)` int64 tokens to `(B, D)` unit rows; the mask has no part in it, as attention is causal."""
+        return F.normalize(self.model(token_ids), dim=-1)

@@ -21,7 +21,7 @@ from fisa_ros.datasets.captions import read_captions
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.networks.image_tower import clip_block
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
-from fisa_ros.networks.text_encoder import SentenceEncoder
+from fisa_ros.networks.text_encoder import TextEncoder
 from fisa_ros.training.caption_crops import CaptionedCrops, CropBatch
 from fisa_ros.training.checkpoint import load_tensors, save_tensors
 from fisa_ros.training.loop import Phase, RunSettings, Term, phase_seed, train
@@ -102,7 +102,7 @@ def crop_patches(boxes: Tensor, order: Tensor, rows: int, columns: int, count: i
     return ranked.gather(1, turn)
 
 
-def _encoded(encoder: SentenceEncoder, sentences: Sequence[str], path: Path) -> Tensor:
+def _encoded(encoder: TextEncoder, sentences: Sequence[str], path: Path) -> Tensor:
     """Encode sentences, or read them from `path` where an earlier run of the same data left them."""
     digest = hashlib.sha256('\n'.join(sentences).encode()).hexdigest()
     if path.is_file():
@@ -120,7 +120,7 @@ def _encoded(encoder: SentenceEncoder, sentences: Sequence[str], path: Path) -> 
 
 def train_clip(
     network: SegmentationNetwork,
-    encoder: SentenceEncoder,
+    encoder: TextEncoder,
     vocabulary: SampledVocabulary,
     dataset: PanopticDataset,
     captions: Path,
@@ -132,7 +132,7 @@ def train_clip(
     run: RunSettings,
 ) -> None:
     """Train the image tower's CLIP in place; its FISA parts stay as they are."""
-    tower = network.tower
+    tower = network.trainable_tower
     visual = tower.visual
     patches = visual.grid_size[0] * visual.grid_size[1]
     entries = {

@@ -111,7 +111,7 @@ class _HiddenWords(nn.Module):
 
     def __init__(self, network: SegmentationNetwork, categories: Sequence[int]) -> None:
         super().__init__()
-        width = network.tower.visual.class_embedding.shape[0]
+        width = network.trainable_tower.visual.class_embedding.shape[0]
         text_dim = network.head.void_embedding.shape[0]
         self.reconstruction = SemanticReconstruction(width, text_dim, inner=_FISER_WIDTH, heads=_FISER_HEADS)
         self.cycle = HiddenWordCycle(len(categories))
@@ -169,7 +169,7 @@ def train_fisa(
         if hidden_words is not None and vocabulary.tokens_are_classes and rng.random() < _HIDING_SHARE:
             hidden = hidden_words.choose(batch.categories, vocabulary)
             token_mask = hide_tokens(token_mask, hidden)
-        encoded = network.tower.encode(images, logits, vocabulary.semantic_tokens, token_mask)
+        encoded = network.trainable_tower.encode(images, logits, vocabulary.semantic_tokens, token_mask)
         with torch.autocast(images.device.type, enabled=False):
             scores = network.head.class_logits(
                 encoded.mask_embeddings, vocabulary.text_embeddings, vocabulary.synonym_mask

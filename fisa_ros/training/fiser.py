@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
-from fisa_ros.networks.image_tower import HIDDEN
+from fisa_ros.networks.mask_coverage import HIDDEN
 
 # What PyTorch's cross-entropy leaves out by default.
 NOTHING_HIDDEN = -100

@@ -27,7 +27,7 @@ def simo_parameters(network: SegmentationNetwork, sets: Sequence[str] = DEFAULT_
     unknown = sorted(set(sets) - set(SIMO_SETS))
     if unknown:
         raise DataError(f'SIMO sets must be among {", ".join(SIMO_SETS)}, got {", ".join(unknown)}')
-    tower, head = network.tower, network.head
+    tower, head = network.trainable_tower, network.head
     visual = tower.visual
     norms = [module for module in visual.modules() if isinstance(module, nn.LayerNorm)]
     members: dict[str, list[nn.Parameter]] = {

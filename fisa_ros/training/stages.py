@@ -16,6 +16,7 @@ from fisa_ros.core.errors import DataError
 from fisa_ros.core.manifest import load_manifest, verify_file
 from fisa_ros.core.resources import share_dir
 from fisa_ros.core.thresholds import Thresholds
+from fisa_ros.core.vocabulary_state import NUM_SEMANTIC_TOKENS
 from fisa_ros.datasets.class_split import read_class_split
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.datasets.synonyms import read_synonyms
@@ -32,7 +33,6 @@ from fisa_ros.training.loop import CHECKPOINT_NAME, RunSettings, load_trained
 from fisa_ros.training.recipe import Recipe, parse_options
 from fisa_ros.training.vocabulary_sampler import VocabularySampler
 
-NUM_SEMANTIC_TOKENS = 32
 MODEL_NAME = 'fisa-tiny'
 _LOG = logging.getLogger('fisa_ros.training')
 
@@ -72,7 +72,7 @@ def run_stage(recipe: Recipe, data: Path, out: Path, run: RunSettings, earlier: 
     load_generator(network, recipe, earlier)
     if recipe.stage == 'clip':
         clip_options = parse_options(ClipOptions, recipe.options, recipe.where)
-        network.tower.visual.conv1.stem.load_state_dict(network.generator.get_submodule('stem').state_dict())
+        network.trainable_tower.visual.conv1.stem.load_state_dict(network.generator.get_submodule('stem').state_dict())
         names = {category.id: [category.name] for category in dataset.categories.values()}
         sampler = VocabularySampler(encoder, recipe.prompt_templates, NUM_SEMANTIC_TOKENS, names, list(names))
         captions = data / 'annotations' / f'captions_{recipe.splits["train"]}.json'
@@ -169,7 +169,7 @@ def load_clip(network: SegmentationNetwork, folder: Path) -> None:
         DataError: The stage was not run.
     """
     _load(nn.ModuleDict({'tower': network.tower, 'head': network.head}), folder, 'clip')
-    network.tower.start_from_clip()
+    network.trainable_tower.start_from_clip()
 
 
 def novel_categories(class_split: str, dataset: PanopticDataset) -> list[int]:

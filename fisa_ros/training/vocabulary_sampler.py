@@ -9,7 +9,7 @@ from torch import Tensor
 import torch.nn.functional as F
 
 from fisa_ros.core.vocabulary_state import choose_semantic_tokens
-from fisa_ros.networks.text_encoder import SentenceEncoder
+from fisa_ros.networks.text_encoder import TextEncoder
 
 # Words that are always wrong unless a data set has them, so that a long vocabulary does not confuse.
 DISTRACTORS = (
@@ -74,7 +74,7 @@ class SampledVocabulary:
         return torch.where(categories < 0, ignored, table[categories.clamp(min=0)])
 
 
-def embed_names(encoder: SentenceEncoder, templates: Sequence[str], names: Sequence[str]) -> Tensor:
+def embed_names(encoder: TextEncoder, templates: Sequence[str], names: Sequence[str]) -> Tensor:
     """Return `(n, D)` unit rows: each name in every template, averaged."""
     sentences = [template.format(name) for name in names for template in templates]
     return F.normalize(encoder.encode(sentences).view(len(names), len(templates), -1).mean(1), dim=-1)
@@ -93,7 +93,7 @@ class VocabularySampler:
 
     def __init__(
         self,
-        encoder: SentenceEncoder,
+        encoder: TextEncoder,
         templates: Sequence[str],
         num_semantic_tokens: int,
         names: Mapping[int, Sequence[str]],

@@ -4,7 +4,8 @@ import torch.nn.functional as F
 
 from fisa_ros.core.errors import ManifestError
 from fisa_ros.networks.build import tiny_tower
-from fisa_ros.networks.image_tower import SemanticEncoding, area_matrix
+from fisa_ros.networks.image_tower import SemanticEncoding
+from fisa_ros.networks.mask_coverage import area_matrix
 
 DIM = 32
 
