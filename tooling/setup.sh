@@ -7,7 +7,7 @@
 # `setup.sh clean` removes what it made.
 #
 # Exit codes: 3 no Python 3.12 · 4 system packages missing · 5 too little disk space · 6 package index not reachable
-# 7 installing Python packages failed · 8 build failed · 9 this machine or folder cannot be used
+# 7 installing Python packages failed · 8 build failed · 9 this machine or folder cannot be used · 10 export failed
 set -eu
 
 ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
@@ -267,6 +267,26 @@ build() {
   rm -f "$ROOT/build/.unfinished"
 }
 
+# --- Graphs ----------------------------------------------------------------------------------------------------------
+
+export_inputs() {
+  (
+    cd "$ROOT"
+    find models/fisa-tiny.* models/reference_frames fisa_ros/core fisa_ros/networks fisa_ros/runtime -type f \
+      ! -name '*.pyc' ! -name '*.md' | LC_ALL=C sort | xargs sha256sum
+  )
+}
+
+# The back-end of the CPU runs exported graphs; other models are exported by hand.
+export_graphs() {
+  say 'exporting fisa-tiny (about a minute)'
+  rm -f "$STATE/graphs"
+  (cd "$ROOT" && "$VENV/bin/python" -m fisa_ros.tools.export --model fisa-tiny --json >"$STATE/graphs.json") ||
+    fail 10 'the export of fisa-tiny failed; its message is above'
+  echo "$graphs_key" >"$STATE/graphs"
+}
+graphs_exist() { [ -f "$STATE/graphs.json" ] && [ -d "$(sed 's/.*"folder": "\([^"]*\)".*/\1/' "$STATE/graphs.json")" ]; }
+
 # ---------------------------------------------------------------------------------------------------------------------
 
 [ "$(uname -s)" = Linux ] || fail 9 "this set-up needs Linux, not $(uname -s)"
@@ -289,13 +309,15 @@ choose_ros
 wheels_key="$road $(hash_of $(requirement_files) "$REQUIREMENTS/constraints.txt" "$ROOT/tooling/patch_cmake.py")"
 prefix_key="$ROOT $wheels_key"
 build_key="$prefix_key $(build_inputs | sha256sum | cut -d ' ' -f 1)"
+graphs_key="$wheels_key $(export_inputs | sha256sum | cut -d ' ' -f 1)"
 
 if ! venv_is_good || ! stamped "$STATE/wheels" "$wheels_key" || ! [ -f "$STATE/gl" ] ||
-  ! stamped "$ROOT/install/.built" "$build_key"; then
+  ! stamped "$ROOT/install/.built" "$build_key" || ! stamped "$STATE/graphs" "$graphs_key" || ! graphs_exist; then
   require_system_packages
   venv_is_good || make_venv
   stamped "$STATE/wheels" "$wheels_key" || install_wheels
   [ -f "$STATE/gl" ] || require_gl
   stamped "$ROOT/install/.built" "$build_key" || build
+  { stamped "$STATE/graphs" "$graphs_key" && graphs_exist; } || export_graphs
   say 'done'
 fi

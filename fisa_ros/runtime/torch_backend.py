@@ -10,14 +10,12 @@ import torch.nn.functional as F
 
 from fisa_ros.core.manifest import ModelManifest, verify_file
 from fisa_ros.core.thresholds import Thresholds
-from fisa_ros.core.vocabulary_state import VocabularyState
+from fisa_ros.core.vocabulary_state import NUM_SEMANTIC_TOKENS, VocabularyState
 from fisa_ros.networks.build import build_network, build_text_encoder
 from fisa_ros.networks.conv_stem import fold_batch_norms
 from fisa_ros.networks.panoptic_head import PanopticOutput, ThresholdTensors, merge
 from fisa_ros.networks.weights import load_weights
 from fisa_ros.runtime.backend import ProposedMasks, RawSegmentation, sure_mask_logits
-
-NUM_SEMANTIC_TOKENS = 32
 
 
 class TorchBackend:

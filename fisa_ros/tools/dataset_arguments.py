@@ -12,7 +12,8 @@ from fisa_ros.tools.model_arguments import add_model_arguments
 
 def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what names the model, the data set and its words."""
-    add_model_arguments(parser)
+    # It alone can classify given masks.
+    add_model_arguments(parser, backend='torch')
     parser.add_argument('--images', type=Path, required=True, help='folder of the images')
     parser.add_argument(
         '--panoptic', type=Path, required=True, help='COCO panoptic JSON; its PNGs lie in the folder of that name'

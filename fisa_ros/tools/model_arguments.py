@@ -14,10 +14,10 @@ from fisa_ros.runtime.factory import BACKENDS
 _THRESHOLDS = tuple(field.name for field in fields(Thresholds))
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what names the model, where it runs and its thresholds."""
+def add_model_arguments(parser: argparse.ArgumentParser, backend: str = 'auto') -> None:
+    """Add what names the model, where it runs (by default on `backend`) and its thresholds."""
     parser.add_argument('--model', default='fisa-tiny', help='name or manifest of the model (default: %(default)s)')
-    parser.add_argument('--backend', choices=BACKENDS, default='auto')
+    parser.add_argument('--backend', choices=BACKENDS, default=backend, help='(default: %(default)s)')
     parser.add_argument('--device', default='auto', help='auto, cpu or cuda:0 (default: %(default)s)')
     for name in _THRESHOLDS:
         option = f'--{name.replace("_", "-")}'

@@ -8,7 +8,7 @@ from fisa_ros.runtime.backend import MaskClassifier, ProposedMasks, sure_mask_lo
 
 @pytest.fixture(scope='module')
 def segmenter():
-    segmenter = Segmenter.load('fisa-tiny', device='cpu', cache=False)
+    segmenter = Segmenter.load('fisa-tiny', 'torch', 'cpu', cache=False)
     yield segmenter
     segmenter.close()
 

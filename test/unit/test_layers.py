@@ -27,8 +27,9 @@ RANK = {
 
 # Library (or own part): where it may be imported, as paths below fisa_ros/.
 ALLOWED = {
+    'cuda': ('runtime',),
     'fisa_ros.msg': ('node',),
-    'fisa_ros.networks': ('networks', 'runtime/torch_backend.py', 'training', 'tools'),
+    'fisa_ros.networks': ('networks', 'runtime/graph_export.py', 'runtime/torch_backend.py', 'training', 'tools'),
     'fisa_ros.srv': ('node',),
     'launch': (),
     'mujoco': ('simulation',),
@@ -36,7 +37,7 @@ ALLOWED = {
     'open_clip': ('networks', 'training'),
     'rclpy': ('node',),
     'tensorrt': ('runtime',),
-    'torch': ('networks', 'runtime/torch_backend.py', 'runtime/torch_device.py', 'training'),
+    'torch': ('networks', 'runtime/graph_export.py', 'runtime/torch_backend.py', 'runtime/torch_device.py', 'training'),
     'torchvision': ('networks', 'training'),
     'transformers': ('networks', 'training'),
 }

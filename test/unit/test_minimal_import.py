@@ -6,18 +6,24 @@ import sys
 
 ROOT = Path(__file__).absolute().parents[2]
 BLOCKED = (
+    'cuda',
     'mujoco',
+    'onnx',
     'onnxruntime',
     'open_clip',
     'rclpy',
     'sensor_msgs',
     'tensorrt',
+    'tokenizers',
     'torch',
     'transformers',
     'vision_msgs',
 )
 PARTS = ('core', 'runtime', 'pipeline', 'evaluation')
-NEED_THEIR_LIBRARY = ('fisa_ros.runtime.torch_backend', 'fisa_ros.runtime.torch_device')
+NEED_THEIR_LIBRARY = {
+    f'fisa_ros.runtime.{name}'
+    for name in ('graph_cost', 'graph_export', 'onnx_lint', 'onnxruntime_backend', 'torch_backend', 'torch_device')
+}
 
 
 def test_modules_import_without_torch_and_ros():

@@ -4,16 +4,18 @@ import re
 import pytest
 import torch
 
-from fisa_ros.core.errors import BackendUnavailableError
+from fisa_ros.core.errors import BackendUnavailableError, GraphsError
 from fisa_ros.runtime.factory import create_backend
+from fisa_ros.runtime.graph_files import graphs_folder
 
 
 @pytest.mark.parametrize(
     ('backend', 'device', 'message'),
     [
         ('caffe', 'auto', "unknown back-end 'caffe', choose one of auto, torch, onnxruntime, tensorrt"),
-        ('onnxruntime', 'auto', "back-end 'onnxruntime' is not part of this version, choose one of auto, torch"),
-        ('tensorrt', 'auto', "back-end 'tensorrt' is not part of this version"),
+        ('onnxruntime', 'cuda', "back-end 'onnxruntime' runs on the CPU, got device 'cuda'"),
+        ('tensorrt', 'cpu', "back-end 'tensorrt' needs a GPU of NVIDIA: device is 'cpu'"),
+        ('tensorrt', 'cuda:99', "back-end 'tensorrt' needs a GPU of NVIDIA: device is 'cuda:99'"),
         ('torch', 'gpu', "unknown device 'gpu', choose auto, cpu, cuda or cuda:<number>"),
         ('torch', '', "unknown device ''"),
         ('auto', 'cuda:x', "unknown device 'cuda:x'"),
@@ -23,6 +25,88 @@ from fisa_ros.runtime.factory import create_backend
 def test_refuses(color_manifest, backend, device, message):
     with pytest.raises(BackendUnavailableError, match=re.escape(message)):
         create_backend(color_manifest, backend, device)
+
+
+@pytest.fixture
+def backends(monkeypatch):
+    """Replace what is loaded by a note of it; TensorRT imports unless `without` names it."""
+    monkeypatch.setattr('fisa_ros.runtime.torch_backend.TorchBackend', lambda manifest, device: ('torch', device))
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 1)
+    monkeypatch.setattr('fisa_ros.runtime.onnxruntime_backend.OnnxRuntimeBackend', Loaded)
+    monkeypatch.setattr('fisa_ros.runtime.tensorrt_start.require_tensorrt', lambda: None)
+    monkeypatch.setattr(
+        'fisa_ros.runtime.tensorrt_start.start_tensorrt',
+        lambda manifest, folder, fallback, device: ('tensorrt', device, fallback.name),
+    )
+
+
+class Loaded:
+    name = 'onnxruntime'
+
+    def __init__(self, manifest, folder):
+        assert folder == graphs_folder(manifest)
+        self.is_closed = False
+        loaded.append(self)
+
+    def close(self):
+        self.is_closed = True
+
+
+loaded: list[Loaded] = []
+
+
+@pytest.mark.parametrize(
+    ('backend', 'device', 'num_gpus', 'chosen'),
+    [
+        ('auto', 'auto', 0, 'onnxruntime'),
+        ('auto', 'cpu', 1, 'onnxruntime'),
+        ('onnxruntime', 'auto', 1, 'onnxruntime'),
+        ('auto', 'auto', 1, ('tensorrt', 0, 'onnxruntime')),
+        ('auto', 'cuda:1', 2, ('tensorrt', 1, 'onnxruntime')),
+        ('tensorrt', 'auto', 1, ('tensorrt', 0, 'onnxruntime')),
+        ('torch', 'auto', 1, ('torch', 'cuda:0')),
+    ],
+)
+@pytest.mark.usefixtures('backends')
+def test_what_is_chosen(color_manifest, monkeypatch, backend, device, num_gpus, chosen):
+    monkeypatch.setattr('fisa_ros.runtime.factory._count_gpus', lambda: num_gpus)
+    made = create_backend(color_manifest, backend, device)
+    assert (made if isinstance(made, tuple) else made.name) == chosen
+
+
+def missing(error):
+    def start(*_):
+        raise error
+
+    return start
+
+
+@pytest.mark.usefixtures('backends')
+def test_auto_on_a_gpu_without_tensorrt_is_torch_and_says_why(color_manifest, monkeypatch, caplog):
+    monkeypatch.setattr('fisa_ros.runtime.factory._count_gpus', lambda: 1)
+    monkeypatch.setattr(
+        'fisa_ros.runtime.tensorrt_start.require_tensorrt', missing(BackendUnavailableError('no tensorrt here'))
+    )
+    assert create_backend(color_manifest) == ('torch', 'cuda:0')
+    assert 'no tensorrt here' in caplog.text
+    with pytest.raises(BackendUnavailableError, match='no tensorrt here'):
+        create_backend(color_manifest, 'tensorrt')
+
+
+@pytest.mark.usefixtures('backends')
+def test_a_fallback_is_closed_when_tensorrt_does_not_start(color_manifest, monkeypatch):
+    monkeypatch.setattr('fisa_ros.runtime.factory._count_gpus', lambda: 1)
+    monkeypatch.setattr('fisa_ros.runtime.tensorrt_start.start_tensorrt', missing(GraphsError('no graphs')))
+    loaded.clear()
+    with pytest.raises(GraphsError, match='no graphs'):
+        create_backend(color_manifest, 'tensorrt')
+    assert [entry.is_closed for entry in loaded] == [True]
+
+
+def test_auto_without_exported_graphs_is_torch_and_says_how_to_export(color_manifest, monkeypatch, caplog):
+    monkeypatch.setattr('fisa_ros.runtime.torch_backend.TorchBackend', lambda manifest, device: ('torch', device))
+    assert create_backend(color_manifest, device='cpu') == ('torch', 'cpu')
+    assert 'python -m fisa_ros.tools.export --model color' in caplog.text
 
 
 def test_names_the_package_to_install(color_manifest, monkeypatch):

@@ -1,0 +1,86 @@
+"""Runs exported graphs on ONNX Runtime: no torch, any CPU."""
+
+from collections.abc import Sequence
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+import onnxruntime
+
+from fisa_ros.core.errors import GraphsError
+from fisa_ros.core.manifest import ModelManifest
+from fisa_ros.core.thresholds import Thresholds
+from fisa_ros.core.vocabulary_state import VocabularyState
+from fisa_ros.runtime import graph_files
+from fisa_ros.runtime.backend import RawSegmentation
+from fisa_ros.runtime.text_graph import TextGraph
+
+
+class OnnxRuntimeBackend:
+    """Encoder, head and text graph on the CPU.
+
+    Args:
+        manifest: The model.
+        folder: Its exported graphs.
+        threads: Threads of an operator; by default one per core of this process.
+
+    Raises:
+        GraphsError: The graphs are missing, damaged or of another model.
+    """
+
+    name = 'onnxruntime'
+    device = 'cpu'
+
+    def __init__(self, manifest: ModelManifest, folder: Path, threads: int | None = None) -> None:
+        description = graph_files.open_graphs(folder, manifest)
+        self.image_size_hw = description.image_size_hw
+        self.embedding_dim = description.embedding_dim
+        self.num_semantic_tokens = description.num_semantic_tokens
+        options = _session_options(threads or len(os.sched_getaffinity(0)))
+        self._encoder = _session(folder / graph_files.ENCODER_FILE, options)
+        self._head = _session(folder / graph_files.HEAD_FILE, options)
+        self._text = TextGraph(folder, description)
+
+    def segment(self, image: NDArray[np.uint8], state: VocabularyState, thresholds: Thresholds) -> RawSegmentation:
+        """See `Backend.segment`."""
+        encoded = self._encoder.run(
+            graph_files.ENCODER_OUTPUTS,
+            {'image': image, 'semantic_tokens': state.semantic_tokens, 'token_mask': state.token_mask},
+        )
+        inputs = dict(zip(graph_files.ENCODER_OUTPUTS, encoded, strict=True))
+        inputs |= {
+            'text_embeddings': state.text_embeddings,
+            'synonym_mask': state.synonym_mask,
+            'is_thing': state.is_thing,
+            'thresholds': thresholds.array(),
+        }
+        return RawSegmentation(*self._head.run(graph_files.HEAD_OUTPUTS, inputs))
+
+    def encode_text(self, sentences: Sequence[str]) -> NDArray[np.float32]:
+        """See `Backend.encode_text`."""
+        return self._text.encode(sentences)
+
+    def close(self) -> None:
+        """Free the sessions."""
+        self._text.close()
+        del self._encoder, self._head
+
+
+def _session_options(threads: int) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    # Threads that wait by spinning take the core from the ROS executor.
+    options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+    return options
+
+
+def _session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+    except Exception as error:
+        # ONNX Runtime raises classes of its extension module, without a common base.
+        raise GraphsError(f'{path} cannot be loaded by ONNX Runtime: {error}') from error
