@@ -67,7 +67,8 @@ class CameraStream:
         self._outputs: dict[str, Publisher] = {}
         self._input: Subscription | None = None
         self._input_qos = choose_input_qos([])
-        self._announced: VocabularyInUse | None = None
+        self._announced_version = 0
+        self._announced_method = ''
         self._last_heard_s = 0.0
         self._silence_throttle = Throttle(_REPEAT_S)
         self._refusal_throttle = Throttle(_REPEAT_S)
@@ -91,7 +92,7 @@ class CameraStream:
             ('vision_info', VisionInfo, _LATCHED_QOS),
         ):
             self._outputs[name] = self._node.create_publisher(msg_type, f'{self._prefix}segmentation/{name}', qos)
-        self._announced = None
+        self._announced_version, self._announced_method = 0, ''
 
     def close_outputs(self) -> None:
         """Destroy the publishers."""
@@ -117,16 +118,18 @@ class CameraStream:
             _log.warning(explain_silence(self.topic, _IMAGE_TYPE, self._input_qos, publishers, silent_s))
 
     def announce(self, in_use: VocabularyInUse, score_threshold: float, stamp: Time) -> None:
-        """Publish the names of the class ids, unless they were published before."""
-        if self._announced is not None and self._announced.vocabulary.version == in_use.vocabulary.version:
-            return
+        """Publish the names of the class ids, and by what they are found, unless they were published before."""
         header = Header(stamp=stamp)
         vocabulary, backend = in_use.vocabulary, in_use.segmenter.backend
-        label_topic = self._outputs['label_info'].topic_name
         method = f'{in_use.segmenter.manifest.name} ({backend.name} on {backend.device})'
-        self._outputs['label_info'].publish(conversions.label_info_to_msg(vocabulary, score_threshold, header))
-        self._outputs['vision_info'].publish(conversions.vision_info_to_msg(vocabulary, method, label_topic, header))
-        self._announced = in_use
+        is_same = self._announced_version == vocabulary.version
+        if not is_same:
+            self._outputs['label_info'].publish(conversions.label_info_to_msg(vocabulary, score_threshold, header))
+        if not is_same or self._announced_method != method:
+            label_topic = self._outputs['label_info'].topic_name
+            message = conversions.vision_info_to_msg(vocabulary, method, label_topic, header)
+            self._outputs['vision_info'].publish(message)
+        self._announced_version, self._announced_method = vocabulary.version, method
 
     def serve(self, frame: Frame, in_use: VocabularyInUse, thresholds: Thresholds, mask_encoding: str) -> None:
         """Segment one frame and publish the result; a frame that cannot be used is counted and logged."""

@@ -7,6 +7,7 @@ from std_msgs.msg import Header
 
 from fisa_ros.node.stream_counters import StreamReport
 from fisa_ros.node.vocabulary_holder import VocabularyInUse
+from fisa_ros.runtime.switching_backend import SwitchingBackend
 
 
 def build_diagnostics(
@@ -30,7 +31,7 @@ def build_diagnostics(
     is_running = state == 'active' and is_enabled
     message = 'paused' if state == 'active' and not is_enabled else state
     values = {'state': state, 'enabled': str(is_enabled).lower()}
-    hardware_id = ''
+    level, hardware_id = DiagnosticStatus.OK, ''
     if in_use is not None:
         backend = in_use.segmenter.backend
         hardware_id = backend.device
@@ -41,7 +42,12 @@ def build_diagnostics(
             'vocabulary_version': str(in_use.vocabulary.version),
             'classes': str(len(in_use.vocabulary.classes)),
         }
-    statuses = [_status(DiagnosticStatus.OK, f'{node_name}: model', message, hardware_id, values)]
+        if isinstance(backend, SwitchingBackend):
+            status = backend.status
+            values['engines'] = status.build.describe()
+            if status.is_degraded:
+                level, message = DiagnosticStatus.WARN, f'{message}; {status.describe()}'
+    statuses = [_status(level, f'{node_name}: model', message, hardware_id, values)]
     for topic, report in reports.items():
         level, message = _judge(report, is_running)
         statuses.append(_status(level, f'{node_name}: {topic}', message, topic, _values(report)))

@@ -1,0 +1,94 @@
+"""Starts the TensorRT back-end of a model behind one that serves until it is ready."""
+
+import importlib
+from pathlib import Path
+
+from fisa_ros.core.errors import BackendUnavailableError
+from fisa_ros.core.manifest import ModelManifest
+from fisa_ros.runtime.backend import Backend
+from fisa_ros.runtime.build_progress import BuildProgress
+from fisa_ros.runtime.engine_cache import EngineCache
+from fisa_ros.runtime.engine_key import Machine
+from fisa_ros.runtime.engine_supply import EngineSupply
+from fisa_ros.runtime.graph_files import GraphsDescription, open_graphs
+from fisa_ros.runtime.switching_backend import SwitchingBackend
+from fisa_ros.runtime.tensorrt_backend import TensorRtBackend
+from fisa_ros.runtime.tensorrt_engine import TensorRtEngine, read_machine
+from fisa_ros.runtime.text_graph import TextGraph
+
+_NEEDED = {
+    'tensorrt': 'on a Jetson apt install python3-libnvinfer (part of JetPack), elsewhere pip install tensorrt-cu13',
+    'cuda.bindings.runtime': 'pip install cuda-bindings, of the CUDA version that the driver has',
+    'onnxruntime': 'pip install onnxruntime',
+    'tokenizers': 'pip install tokenizers',
+}
+
+
+class TensorRtToolkit:
+    """What needs a GPU, as `EngineSupply` wants it.
+
+    Args:
+        folder: The graphs.
+        description: What they are.
+        device: Number of the GPU.
+    """
+
+    def __init__(self, folder: Path, description: GraphsDescription, device: int) -> None:
+        self._folder, self._description, self._device = folder, description, device
+
+    def read_machine(self) -> Machine:
+        """See `Toolkit.read_machine`."""
+        return read_machine(self._device)
+
+    def open_engine(self, plan: Path) -> TensorRtEngine:
+        """See `Toolkit.open_engine`."""
+        return TensorRtEngine(plan)
+
+    def open_backend(self, encoder: TensorRtEngine, head: TensorRtEngine) -> TensorRtBackend:
+        """See `Toolkit.open_backend`."""
+        try:
+            text = TextGraph(self._folder, self._description)
+        except BaseException:
+            encoder.close()
+            head.close()
+            raise
+        return TensorRtBackend(self._description, encoder, head, text, self._device)
+
+
+def start_tensorrt(
+    manifest: ModelManifest, folder: Path, fallback: Backend, device: int = 0, cache: EngineCache | None = None
+) -> SwitchingBackend:
+    """Return a back-end that serves with `fallback` at once and with TensorRT when its engines are ready.
+
+    Args:
+        manifest: The model.
+        folder: Its exported graphs.
+        fallback: Owned by the result, but not if an error is raised.
+        device: Number of the GPU.
+        cache: Where engines are kept; the user's cache by default.
+
+    Raises:
+        BackendUnavailableError: TensorRT, CUDA or ONNX Runtime are missing; the text says what to install.
+        GraphsError: The graphs are missing, damaged or of another model.
+    """
+    require_tensorrt()
+    description = open_graphs(folder, manifest)
+    progress = BuildProgress()
+    toolkit = TensorRtToolkit(folder, description, device)
+    supply = EngineSupply(folder, description, toolkit, progress, cache or EngineCache(), device=device)
+    return SwitchingBackend(fallback, supply.get, progress)
+
+
+def require_tensorrt() -> None:
+    """Check that all libraries of the back-end can be imported.
+
+    Raises:
+        BackendUnavailableError: One cannot; the text says what to install.
+    """
+    for module, advice in _NEEDED.items():
+        try:
+            importlib.import_module(module)
+        except (ImportError, OSError) as error:
+            raise BackendUnavailableError(
+                f"back-end 'tensorrt' needs {module}, which cannot be imported ({error}): {advice}"
+            ) from error

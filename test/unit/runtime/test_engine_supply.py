@@ -1,0 +1,300 @@
+"""Cache, child processes, gate and ladder together; only what needs a GPU is simulated."""
+
+from dataclasses import replace
+from functools import partial
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fisa_ros.core.errors import BuildCancelledError, EngineError, GpuMemoryError, GraphsError
+from fisa_ros.runtime.build_progress import BuildProgress, BuildState
+from fisa_ros.runtime.engine_build import build_in_child
+from fisa_ros.runtime.engine_cache import PLAN_FILE, SIDECAR_FILE, BuildRecord, EngineCache
+from fisa_ros.runtime.engine_supply import EngineSupply
+from fisa_ros.runtime.graph_files import GraphsDescription
+
+from .engine_builders import note_and_write
+from .engine_samples import MACHINE, sample_reference
+
+HERE = Path(__file__).absolute().parent
+FP16, SAFE, FP32 = 'encoder_fp16.onnx', 'encoder_fp16_safe.onnx', 'encoder.onnx'
+OUTPUTS = ('mask_logits', 'mask_embeddings', 'objectness', 'query_map', 'class_index', 'score')
+
+
+class Engine:
+    def __init__(self, plan):
+        self.plan, self.is_closed = plan, False
+
+    def close(self):
+        self.is_closed = True
+
+
+class Backend:
+    name = 'tensorrt'
+
+    def __init__(self, engines, outputs):
+        self.engines, self.outputs, self.is_closed = engines, outputs, False
+
+    def run_graphs(self, inputs):
+        return self.outputs(inputs['image'])
+
+    def close(self):
+        self.is_closed = True
+        for engine in self.engines:
+            engine.close()
+
+
+class Toolkit:
+    """Engines named in `wrong` give other embeddings; plans in `broken` do not load."""
+
+    def __init__(self, reference):
+        self.reference, self.machine = reference, MACHINE
+        self.wrong, self.broken, self.judged = set(), [], 0
+        self.engines, self.backends = [], []
+
+    def read_machine(self):
+        return self.machine
+
+    def open_engine(self, plan):
+        text = plan.read_text()
+        if text in self.broken:
+            self.broken.remove(text)
+            raise EngineError(f'cannot load {plan}')
+        self.engines.append(Engine(text))
+        return self.engines[-1]
+
+    def open_backend(self, encoder, head):
+        def outputs(image):
+            self.judged += 1
+            frame = [entry.tobytes() for entry in self.reference['image']].index(image.tobytes())
+            found = {name: self.reference[name][frame].copy() for name in OUTPUTS}
+            if encoder.plan in self.wrong:
+                found['mask_embeddings'] = np.roll(found['mask_embeddings'], 1, -1)
+            return found
+
+        self.backends.append(Backend((encoder, head), outputs))
+        return self.backends[-1]
+
+
+def build_here(arguments, plan_path, is_cancelled):
+    """Build without a child process, which takes a second each; those are tested in test_engine_build."""
+    if is_cancelled():
+        raise BuildCancelledError('cancelled')
+    return BuildRecord(1.5, note_and_write(arguments, plan_path, is_cancelled)['half_layer_share'])
+
+
+class Rig:
+    def __init__(self, folder):
+        self.folder, self.cache = folder, EngineCache(folder / 'trt')
+        self.toolkit = Toolkit(sample_reference())
+        np.savez(folder / 'reference.npz', **self.toolkit.reference)
+        for name in (FP16, SAFE, FP32, 'head.onnx', 'text.onnx'):
+            (folder / name).write_text(name)
+        self.build = build_here
+
+    def get(self, is_cancelled=lambda: False):
+        """Start as a node does: nothing is remembered but what is on disk."""
+        files = {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in self.folder.iterdir()
+            if path.suffix in ('.onnx', '.npz', '.data')
+        }
+        description = GraphsDescription('toy', 's', (5, 7), 4, (6, 6), 8, 2, True, {}, files)
+        self.progress = BuildProgress()
+        self.supply = EngineSupply(
+            self.folder, description, self.toolkit, self.progress, self.cache,
+            build=self.build,
+        )  # fmt: skip
+        return self.supply.get(is_cancelled)
+
+    def builds(self):
+        """Return what was built since the last call."""
+        path = self.folder / 'builds'
+        lines = path.read_text().splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return lines
+
+    def sidecars(self):
+        found = {}
+        for path in self.cache.folder.glob(f'[!.]*/{SIDECAR_FILE}'):
+            found[(path.parent / PLAN_FILE).read_text()] = json.loads(path.read_text())
+        return found
+
+
+@pytest.fixture
+def rig(tmp_path):
+    return Rig(tmp_path)
+
+
+def test_with_real_child_processes(rig, monkeypatch):
+    monkeypatch.setenv('PYTHONPATH', str(HERE), prepend=os.pathsep)
+    rig.build = partial(build_in_child, builder='engine_builders:note_and_write')
+    (rig.folder / f'{FP16}.refused').touch()
+    assert rig.get()[1].startswith('fp16-safe passed')
+    assert rig.builds() == [f'{FP16} tf32', f'{SAFE} exact', 'head.onnx exact']
+    assert rig.get()[1].startswith('fp16-safe passed')
+    # What could not be built is not in the cache, and is tried again.
+    assert rig.builds() == [f'{FP16} tf32']
+
+
+def test_the_second_start_builds_and_verifies_nothing(rig):
+    backend, summary = rig.get()
+    assert [engine.plan for engine in backend.engines] == [f'{FP16} tf32', 'head.onnx tf32']
+    assert summary.startswith('fp16 passed: parity passed: cosine 1 (at least 0.999)')
+    assert rig.builds() == [f'{FP16} tf32', 'head.onnx tf32']
+    assert rig.toolkit.judged == 3
+    assert rig.progress.status.state is BuildState.VERIFYING
+    assert rig.get()[1] == summary
+    assert rig.builds() == []
+    assert rig.toolkit.judged == 3
+
+
+def test_the_sidecar_says_all(rig):
+    rig.get()
+    encoder, head = rig.sidecars()[f'{FP16} tf32'], rig.sidecars()['head.onnx tf32']
+    assert (encoder['fields']['recipe'], encoder['half_layer_share'], encoder['parity']['passed']) == (
+        'fp16',
+        0.5,
+        True,
+    )
+    assert encoder['fields']['machine']['tensorrt_version'] == '10.16.1.11'
+    assert (head['fields']['recipe'], head['parity']) == ('tf32', None)
+    assert rig.cache.last_duration_s(f'toy fp16 {FP16} on Orin (nvgpu)') == encoder['build_seconds']
+
+
+def test_wrong_engines_are_passed_over_and_not_tried_again(rig):
+    rig.toolkit.wrong = {f'{FP16} tf32', f'{SAFE} exact'}
+    backend, summary = rig.get()
+    assert summary.startswith('fp32-tf32 passed')
+    assert [attempt.outcome for attempt in rig.supply.attempts] == ['wrong', 'wrong', 'passed']
+    # Two roundings, two heads.
+    assert rig.builds() == [f'{FP16} tf32', 'head.onnx tf32', f'{SAFE} exact', 'head.onnx exact', f'{FP32} tf32']
+    assert [entry.is_closed for entry in rig.toolkit.backends] == [True, True, False]
+    assert rig.sidecars()[f'{FP16} tf32']['parity']['passed'] is False
+    judged = rig.toolkit.judged
+    rig.toolkit.backends.clear()
+    assert rig.get()[1] == summary
+    assert rig.builds() == []
+    assert rig.toolkit.judged == judged
+    assert len(rig.toolkit.backends) == 1, 'an engine that is known to be wrong was loaded'
+    assert backend is not rig.toolkit.backends[0]
+
+
+def test_nothing_passes(rig):
+    rig.toolkit.wrong = {f'{name} {rounding}' for name in (FP16, SAFE, FP32) for rounding in ('tf32', 'exact')}
+    with pytest.raises(EngineError, match=r"no TensorRT engine of model 'toy' gives the reference outputs: fp16 wrong: "
+                       r'parity failed: cosine .*; fp16-safe wrong: .*; fp32-tf32 wrong: .*; fp32 wrong'):  # fmt: skip
+        rig.get()
+    assert all(engine.is_closed for engine in rig.toolkit.engines)
+    assert len(rig.supply.attempts) == 4
+
+
+def test_graphs_of_half_precision_may_be_missing(rig):
+    (rig.folder / FP16).unlink()
+    (rig.folder / SAFE).unlink()
+    backend, summary = rig.get()
+    assert summary.startswith('fp32-tf32 passed')
+    assert [attempt.describe() for attempt in rig.supply.attempts[:2]] == [
+        f'fp16 skipped: {FP16} was not exported', f'fp16-safe skipped: {SAFE} was not exported',
+    ]  # fmt: skip
+    assert [engine.plan for engine in backend.engines] == [f'{FP32} tf32', 'head.onnx tf32']
+
+
+def test_a_graph_that_cannot_be_built_is_passed_over(rig):
+    (rig.folder / f'{FP16}.refused').touch()
+    assert rig.get()[1].startswith('fp16-safe passed')
+    assert rig.supply.attempts[0].describe() == f'fp16 not built: {FP16} has a node that is not supported'
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda rig: (rig.folder / FP16).write_text('retrained'),
+        lambda rig: (rig.folder / f'{FP16}.data').write_text('retrained'),
+        lambda rig: setattr(rig.toolkit, 'machine', replace(MACHINE, tensorrt_version='11.4.0.106')),
+        lambda rig: setattr(rig.toolkit, 'machine', replace(MACHINE, gpu_name='NVIDIA Thor')),
+        lambda rig: setattr(rig.toolkit, 'machine', replace(MACHINE, cuda_driver_version=13030)),
+    ],
+)
+def test_what_an_engine_depends_on_makes_a_new_one(rig, change):
+    rig.get()
+    rig.builds()
+    change(rig)
+    rig.get()
+    assert f'{FP16} tf32' in rig.builds()
+    assert rig.toolkit.judged == 6
+
+
+def test_another_reference_is_judged_anew_without_a_build(rig):
+    rig.get()
+    rig.builds()
+    rig.toolkit.reference['image'][0, 0, 0] ^= 1
+    np.savez(rig.folder / 'reference.npz', **rig.toolkit.reference)
+    rig.get()
+    assert rig.builds() == []
+    assert rig.toolkit.judged == 6
+
+
+@pytest.mark.parametrize('plan', [f'{FP16} tf32', 'head.onnx tf32'])
+def test_a_plan_from_the_cache_that_does_not_load_is_built_anew_once(rig, plan):
+    rig.get()
+    rig.builds()
+    rig.toolkit.broken = [plan]
+    assert rig.get()[1].startswith('fp16 passed')
+    assert rig.builds() == [plan]
+    assert rig.toolkit.broken == []
+    # A second failure is that of the precision.
+    rig.toolkit.broken = [plan, plan]
+    rig.get()
+    assert rig.supply.attempts[0].outcome == 'not built'
+    assert 'cannot load' in rig.supply.attempts[0].reason
+    assert rig.builds()[0] == plan
+
+
+def test_a_new_plan_that_does_not_load_is_not_built_twice(rig):
+    rig.toolkit.broken = [f'{FP16} tf32']
+    assert rig.get()[1].startswith('fp16-safe passed')
+    assert rig.builds().count(f'{FP16} tf32') == 1
+
+
+def test_a_damaged_plan_is_built_anew(rig):
+    rig.get()
+    rig.builds()
+    next(path for path in rig.cache.folder.glob(f'[!.]*/{PLAN_FILE}') if 'head' in path.read_text()).write_text('head')
+    rig.get()
+    assert rig.builds() == ['head.onnx tf32']
+
+
+def test_cancelled_while_building(rig):
+    with pytest.raises(BuildCancelledError):
+        rig.get(lambda: True)
+    assert rig.sidecars() == {}
+
+
+def test_too_little_gpu_memory_ends_the_climb(rig, monkeypatch):
+    def fail(encoder, head):
+        encoder.close()
+        head.close()
+        raise GpuMemoryError('taking 300 MiB failed')
+
+    monkeypatch.setattr(rig.toolkit, 'open_backend', fail)
+    with pytest.raises(GpuMemoryError, match='taking 300 MiB failed'):
+        rig.get()
+    assert all(engine.is_closed for engine in rig.toolkit.engines)
+
+
+def test_a_head_that_does_not_load_frees_the_encoder(rig):
+    rig.toolkit.broken = ['head.onnx tf32']
+    rig.get()
+    assert [engine.is_closed for engine in rig.toolkit.engines] == [True, False, False]
+
+
+def test_damaged_reference_outputs_are_said(rig):
+    (rig.folder / 'reference.npz').write_bytes(b'PK')
+    with pytest.raises(GraphsError, match=r'reference\.npz cannot be read'):
+        rig.get()
+    assert rig.builds() == []
