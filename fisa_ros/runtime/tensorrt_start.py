@@ -1,5 +1,7 @@
 """Starts the TensorRT back-end of a model behind one that serves until it is ready."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 import importlib
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from fisa_ros.runtime.engine_cache import EngineCache
 from fisa_ros.runtime.engine_key import Machine
 from fisa_ros.runtime.engine_supply import EngineSupply
 from fisa_ros.runtime.graph_files import GraphsDescription, open_graphs
+from fisa_ros.runtime.precision_ladder import Attempt
 from fisa_ros.runtime.switching_backend import SwitchingBackend
 from fisa_ros.runtime.tensorrt_backend import TensorRtBackend
 from fisa_ros.runtime.tensorrt_engine import TensorRtEngine, read_machine
@@ -22,6 +25,19 @@ _NEEDED = {
     'onnxruntime': 'pip install onnxruntime',
     'tokenizers': 'pip install tokenizers',
 }
+
+
+@dataclass(frozen=True, slots=True)
+class EnginesReport:
+    """What came of `build_engines`.
+
+    Attributes:
+        attempts: The precisions that were tried, and what came of them; the last one passed.
+        verdict: What the parity gate said of that one, in one line.
+    """
+
+    attempts: tuple[Attempt, ...]
+    verdict: str
 
 
 class TensorRtToolkit:
@@ -71,12 +87,52 @@ def start_tensorrt(
         BackendUnavailableError: TensorRT, CUDA or ONNX Runtime are missing; the text says what to install.
         GraphsError: The graphs are missing, damaged or of another model.
     """
+    supply, progress = _supply(manifest, folder, device, cache)
+    return SwitchingBackend(fallback, supply.get, progress)
+
+
+def build_engines(
+    manifest: ModelManifest,
+    folder: Path,
+    device: int = 0,
+    cache: EngineCache | None = None,
+    *,
+    tell: Callable[[BuildProgress], None] = lambda progress: None,
+    is_cancelled: Callable[[], bool] = lambda: False,
+) -> EnginesReport:
+    """Build all engines that a model needs on this machine, or find them in the cache, and judge them.
+
+    Args:
+        manifest: The model.
+        folder: Its exported graphs.
+        device: Number of the GPU.
+        cache: Where engines are kept; the user's cache by default.
+        tell: Gets what can be asked for the progress.
+        is_cancelled: Asked several times a second.
+
+    Raises:
+        BackendUnavailableError: As `start_tensorrt`.
+        GraphsError: As `start_tensorrt`.
+        EngineError: No precision gives the reference outputs, or an engine cannot be built; the text says why.
+        EngineCacheError: The cache cannot be written, or the disk is full.
+        GpuMemoryError: The GPU has too little memory.
+        BuildCancelledError: `is_cancelled` said so.
+    """
+    supply, progress = _supply(manifest, folder, device, cache)
+    tell(progress)
+    backend, verdict = supply.get(is_cancelled)
+    backend.close()
+    return EnginesReport(supply.attempts, verdict)
+
+
+def _supply(
+    manifest: ModelManifest, folder: Path, device: int, cache: EngineCache | None
+) -> tuple[EngineSupply[TensorRtEngine], BuildProgress]:
     require_tensorrt()
     description = open_graphs(folder, manifest)
     progress = BuildProgress()
     toolkit = TensorRtToolkit(folder, description, device)
-    supply = EngineSupply(folder, description, toolkit, progress, cache or EngineCache(), device=device)
-    return SwitchingBackend(fallback, supply.get, progress)
+    return EngineSupply(folder, description, toolkit, progress, cache or EngineCache(), device=device), progress
 
 
 def require_tensorrt() -> None:
