@@ -43,7 +43,8 @@ class EncoderGraph(nn.Module):
 
     def forward(self, image: Tensor, semantic_tokens: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode `(H, W, 3)` uint8 rgb; see `SegmentationNetwork.encode`."""
-        pixels = image.permute(2, 0, 1)[None].float() / 255
+        # TensorRT takes bytes as an input, and then only to cast them.
+        pixels = image.float().permute(2, 0, 1)[None] / 255
         encoded = self.network.encode(pixels, semantic_tokens, token_mask)
         return encoded.mask_logits, encoded.mask_embeddings, encoded.objectness
 

@@ -55,6 +55,8 @@ def lint(model: ModelProto) -> list[str]:
 
 
 def _node_problems(node: NodeProto, types: dict[str, int]) -> Iterator[str]:
+    if node.op_type != 'Cast' and any(types.get(name) == TensorProto.UINT8 for name in node.input):
+        yield 'computes with bytes, which TensorRT can only cast'
     if node.op_type in _REFUSED:
         yield _REFUSED[node.op_type]
     attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}

@@ -61,6 +61,11 @@ def test_scattered_booleans_are_refused():
     assert 'scatters booleans' in lint(model(node('ScatterND'), kind=TensorProto.BOOL))[0]
 
 
+def test_bytes_may_only_be_cast():
+    assert lint(model(node('Cast', to=FLOAT), kind=TensorProto.UINT8)) == []
+    assert 'only cast' in lint(model(node('Transpose'), kind=TensorProto.UINT8))[0]
+
+
 def test_branches_are_searched_too():
     inner = helper.make_graph([node('NonZero')], 'inner', [], [helper.make_empty_tensor_value_info('y')])
     outer = helper.make_node('If', ['x'], ['z'], name='choice', then_branch=inner, else_branch=inner)
