@@ -1,9 +1,11 @@
 """From the name of a back-end to the back-end; libraries are imported only here, and only when asked for."""
 
+from collections.abc import Callable
 import ctypes
 import importlib.util
 import logging
 import re
+from typing import NoReturn
 
 from fisa_ros.core.errors import BackendUnavailableError, GraphsError
 from fisa_ros.core.manifest import ModelManifest
@@ -21,7 +23,8 @@ def create_backend(manifest: ModelManifest, backend: str = 'auto', device: str =
     Args:
         manifest: The model.
         backend: One of `BACKENDS`. "auto" is, on a GPU, "tensorrt" where TensorRT and the exported model are there, or
-            else "torch"; on a CPU "onnxruntime" where the exported model is there, or else "torch".
+            else "torch"; on a CPU "onnxruntime" where the exported model is there, or else "torch". "tensorrt" where
+            it cannot be is "onnxruntime", with a warning that says what to install.
         device: "auto" (the first GPU if there is one, else the CPU), "cpu", "cuda" or "cuda:<number>".
 
     Raises:
@@ -35,12 +38,20 @@ def create_backend(manifest: ModelManifest, backend: str = 'auto', device: str =
         raise BackendUnavailableError(f'unknown device {device!r}, choose auto, cpu, cuda or cuda:<number>')
     if backend != 'auto':
         return {'torch': _torch, 'onnxruntime': _onnxruntime, 'tensorrt': _tensorrt}[backend](manifest, device)
-    preferred = _tensorrt if device.startswith('cuda') or (device == 'auto' and _count_gpus()) else _onnxruntime
-    try:
-        return preferred(manifest, device)
-    except (BackendUnavailableError, GraphsError) as error:
-        _LOG.warning('back-end torch is used, another would be faster: %s', error)
-    return _torch(manifest, device)
+    if device == 'cpu' or (device == 'auto' and not _count_gpus()):
+        return _first_of(manifest, device, _onnxruntime, _torch)
+    return _first_of(manifest, device, _installed_tensorrt, _torch, *([_onnxruntime] if device == 'auto' else []))
+
+
+def _first_of(manifest: ModelManifest, device: str, *candidates: Callable[[ModelManifest, str], Backend]) -> Backend:
+    """Return the first that can be had, with a warning for each that cannot; the last one raises what it raises."""
+    *better, last = candidates
+    for make in better:
+        try:
+            return make(manifest, device)
+        except (BackendUnavailableError, GraphsError) as error:
+            _LOG.warning('a slower back-end is used: %s', error)
+    return last(manifest, device)
 
 
 def _onnxruntime(manifest: ModelManifest, device: str) -> Backend:
@@ -53,22 +64,50 @@ def _onnxruntime(manifest: ModelManifest, device: str) -> Backend:
 
 
 def _tensorrt(manifest: ModelManifest, device: str) -> Backend:
-    index = int(device.partition(':')[2] or 0)
-    num_gpus = _count_gpus()
-    if device == 'cpu' or index >= num_gpus:
-        raise BackendUnavailableError(
-            f"back-end 'tensorrt' needs a GPU of NVIDIA: device is {device!r} and the driver has {num_gpus}"
-        )
-    from fisa_ros.runtime.tensorrt_start import require_tensorrt, start_tensorrt
-
-    require_tensorrt()
+    """Start TensorRT behind ONNX Runtime, which serves until engines are ready, and for good where they cannot be."""
+    if device == 'cpu':
+        raise BackendUnavailableError("back-end 'tensorrt' runs on a GPU, got device 'cpu'")
     # On the CPU, as other work on the GPU would spoil what the builder measures there.
     fallback = _onnxruntime(manifest, 'cpu')
     try:
-        return start_tensorrt(manifest, graphs_folder(manifest), fallback, index)
+        return _start_tensorrt(manifest, device, fallback)
+    except BackendUnavailableError as error:
+        return _unavailable(fallback, error)
     except BaseException:
         fallback.close()
         raise
+
+
+def _installed_tensorrt(manifest: ModelManifest, device: str) -> Backend:
+    """Start TensorRT, or raise where its libraries are missing."""
+    from fisa_ros.runtime.tensorrt_start import require_tensorrt
+
+    require_tensorrt()
+    return _tensorrt(manifest, device)
+
+
+def _start_tensorrt(manifest: ModelManifest, device: str, fallback: Backend) -> Backend:
+    from fisa_ros.runtime.tensorrt_start import start_tensorrt
+
+    index = int(device.partition(':')[2] or 0)
+    num_gpus = _count_gpus()
+    if index >= num_gpus:
+        raise BackendUnavailableError(
+            f"back-end 'tensorrt' needs GPU {index} of NVIDIA, and its driver shows {num_gpus}: install or mend the "
+            'driver, or choose another device or back-end'
+        )
+    return start_tensorrt(manifest, graphs_folder(manifest), fallback, index)
+
+
+def _unavailable(fallback: Backend, error: BackendUnavailableError) -> Backend:
+    """Return a back-end that serves with `fallback` and says why it is not the one that was asked for."""
+    from fisa_ros.runtime.build_progress import BuildProgress
+    from fisa_ros.runtime.switching_backend import SwitchingBackend
+
+    def prepare(_: object) -> NoReturn:
+        raise error
+
+    return SwitchingBackend(fallback, prepare, BuildProgress())
 
 
 def _torch(manifest: ModelManifest, device: str) -> Backend:

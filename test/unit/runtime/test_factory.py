@@ -14,8 +14,7 @@ from fisa_ros.runtime.graph_files import graphs_folder
     [
         ('caffe', 'auto', "unknown back-end 'caffe', choose one of auto, torch, onnxruntime, tensorrt"),
         ('onnxruntime', 'cuda', "back-end 'onnxruntime' runs on the CPU, got device 'cuda'"),
-        ('tensorrt', 'cpu', "back-end 'tensorrt' needs a GPU of NVIDIA: device is 'cpu'"),
-        ('tensorrt', 'cuda:99', "back-end 'tensorrt' needs a GPU of NVIDIA: device is 'cuda:99'"),
+        ('tensorrt', 'cpu', "back-end 'tensorrt' runs on a GPU, got device 'cpu'"),
         ('torch', 'gpu', "unknown device 'gpu', choose auto, cpu, cuda or cuda:<number>"),
         ('torch', '', "unknown device ''"),
         ('auto', 'cuda:x', "unknown device 'cuda:x'"),
@@ -41,7 +40,8 @@ def backends(monkeypatch):
 
 
 class Loaded:
-    name = 'onnxruntime'
+    name, device = 'onnxruntime', 'cpu'
+    image_size_hw, embedding_dim, num_semantic_tokens = (8, 8), 4, 2
 
     def __init__(self, manifest, folder):
         assert folder == graphs_folder(manifest)
@@ -89,8 +89,38 @@ def test_auto_on_a_gpu_without_tensorrt_is_torch_and_says_why(color_manifest, mo
     )
     assert create_backend(color_manifest) == ('torch', 'cuda:0')
     assert 'no tensorrt here' in caplog.text
-    with pytest.raises(BackendUnavailableError, match='no tensorrt here'):
-        create_backend(color_manifest, 'tensorrt')
+
+
+@pytest.mark.usefixtures('backends')
+def test_auto_on_a_gpu_without_tensorrt_and_torch_is_onnxruntime(color_manifest, monkeypatch, caplog):
+    monkeypatch.setattr('fisa_ros.runtime.factory._count_gpus', lambda: 1)
+    for what in ('tensorrt_start.require_tensorrt', 'torch_device.choose_device'):
+        monkeypatch.setattr(f'fisa_ros.runtime.{what}', missing(BackendUnavailableError(f'no {what}')))
+    assert create_backend(color_manifest).name == 'onnxruntime'
+    assert len(caplog.records) == 2
+    with pytest.raises(BackendUnavailableError, match='choose_device'):
+        create_backend(color_manifest, device='cuda')
+
+
+@pytest.mark.parametrize(
+    ('num_gpus', 'device', 'reason'), [(1, 'auto', 'no tensorrt here'), (0, 'auto', 'GPU 0'), (1, 'cuda:1', 'GPU 1')]
+)
+@pytest.mark.usefixtures('backends')
+def test_tensorrt_that_cannot_be_is_onnxruntime_and_says_why(
+    color_manifest, monkeypatch, caplog, num_gpus, device, reason
+):
+    monkeypatch.setattr('fisa_ros.runtime.factory._count_gpus', lambda: num_gpus)
+    error = BackendUnavailableError('no tensorrt here')
+    monkeypatch.setattr('fisa_ros.runtime.tensorrt_start.start_tensorrt', missing(error))
+    backend = create_backend(color_manifest, 'tensorrt', device)
+    assert backend.wait(5.0)
+    assert backend.name == 'onnxruntime'
+    assert backend.status.is_degraded
+    assert reason in backend.status.describe()
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 1
+    assert reason in warnings[0]
+    backend.close()
 
 
 @pytest.mark.usefixtures('backends')
