@@ -111,7 +111,7 @@ def test_the_set_up_pins_what_setup_py_lists():
             assert name.lower().replace('_', '-') in (dev if key == 'dev' else runtime)
 
 
-@pytest.mark.parametrize('name', ['dev', 'ros', 'runtime'])
+@pytest.mark.parametrize('name', ['dev', 'robot', 'ros', 'runtime'])
 def test_pins_agree_with_the_constraints(name):
     constraints = pins('constraints')
     for package, pinned in pins(name).items():
