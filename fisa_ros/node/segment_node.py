@@ -48,7 +48,7 @@ def load_segmenter(parameters: SegmentParameters) -> Segmenter:
     Raises:
         FisaError: It cannot be loaded; the text says why.
     """
-    return Segmenter.load(parameters.model, parameters.backend, parameters.device)
+    return Segmenter.load(parameters.model, parameters.backend, parameters.device, parameters.precision)
 
 
 class SegmentNode(LifecycleNode):

@@ -7,7 +7,7 @@ from fisa_ros.core.manifest import load_manifest
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.core.vocabulary import MONO8_MAX_ID, MONO16_MAX_ID
 from fisa_ros.node.parameters import Parameters, param
-from fisa_ros.runtime.factory import BACKENDS
+from fisa_ros.runtime.factory import BACKENDS, PRECISIONS
 
 MASK_ENCODINGS = {'mono8': MONO8_MAX_ID, 'mono16': MONO16_MAX_ID}
 
@@ -19,6 +19,12 @@ class SegmentParameters(Parameters):
     model: str = param('fisa-tiny', 'Name of a shipped model, or path of a manifest.', read_only=True)
     backend: str = param('auto', 'Library that runs the model.', choices=BACKENDS, read_only=True)
     device: str = param('auto', 'Where the model runs: auto, cpu, cuda or cuda:0.', read_only=True)
+    precision: str = param(
+        'auto',
+        'Numbers that the model computes with: the fastest that give what float32 gives, or float32.',
+        choices=PRECISIONS,
+        read_only=True,
+    )
     vocabulary: str = param(
         'indoor',
         'Words to start with: "cat; dog; grass, lawn", path of a YAML file, or name of a shipped vocabulary. '

@@ -44,9 +44,15 @@ class Segmenter:
 
     @classmethod
     def load(
-        cls, model: str | Path = 'fisa-tiny', backend: str = 'auto', device: str = 'auto', cache: bool = True
+        cls,
+        model: str | Path = 'fisa-tiny',
+        backend: str = 'auto',
+        device: str = 'auto',
+        precision: str = 'auto',
+        *,
+        cache: bool = True,
     ) -> Self:
-        """Load a model by the name or the path of its manifest.
+        """Load a model by the name or the path of its manifest; see `create_backend` for the rest.
 
         Raises:
             ManifestError: No such model.
@@ -54,7 +60,8 @@ class Segmenter:
             BackendUnavailableError: The back-end or the device is not there.
         """
         manifest = load_manifest(model)
-        return cls(create_backend(manifest, backend, device), manifest, default_cache_dir() if cache else None)
+        folder = default_cache_dir() if cache else None
+        return cls(create_backend(manifest, backend, device, precision), manifest, folder)
 
     @property
     def default_thresholds(self) -> Thresholds:

@@ -1,6 +1,6 @@
 """From exported graphs to a TensorRT back-end that gives the reference outputs: cache, build, gate and ladder."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 import hashlib
 import logging
@@ -18,7 +18,7 @@ from fisa_ros.runtime.engine_inputs import ENCODER_OUTPUT_SPECS, HEAD_OUTPUT_SPE
 from fisa_ros.runtime.engine_key import EngineKey, Machine, default_options, external_data_sums
 from fisa_ros.runtime.graph_files import HEAD_FILE, REFERENCE_FILE, GraphsDescription
 from fisa_ros.runtime.parity_gate import GATE_VERSION, ParityGate, ParityVerdict
-from fisa_ros.runtime.precision_ladder import Attempt, Rung, climb
+from fisa_ros.runtime.precision_ladder import RUNGS, Attempt, Rung, climb
 
 _LOG = logging.getLogger('fisa_ros.tensorrt')
 
@@ -86,6 +86,7 @@ class EngineSupply[Engine: Closable]:
         cache: Where engines are kept.
         device: Number of the GPU.
         build: Writes a plan; in a child process by default.
+        rungs: Precisions to try, in order.
 
     Attributes:
         attempts: The precisions that were tried, and what came of them.
@@ -101,9 +102,11 @@ class EngineSupply[Engine: Closable]:
         *,
         device: int = 0,
         build: Build = build_in_child,
+        rungs: Sequence[Rung] = RUNGS,
     ) -> None:
         self._folder, self._description, self._toolkit = folder, description, toolkit
         self._progress, self._cache, self._device, self._build = progress, cache, device, build
+        self._rungs = rungs
         self.attempts: tuple[Attempt, ...] = ()
 
     def get(self, is_cancelled: Callable[[], bool] = lambda: False) -> tuple[CheckableBackend, str]:
@@ -125,6 +128,7 @@ class EngineSupply[Engine: Closable]:
             lambda rung, candidate: self._verdict(gate, rung, candidate),
             _drop,
             self._description.files,
+            self._rungs,
         )
         self.attempts = found.attempts
         if found.built is None or found.built.backend is None:

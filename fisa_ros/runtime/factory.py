@@ -1,6 +1,6 @@
 """From the name of a back-end to the back-end; libraries are imported only here, and only when asked for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import ctypes
 import importlib.util
 import logging
@@ -13,11 +13,14 @@ from fisa_ros.runtime.backend import Backend
 from fisa_ros.runtime.graph_files import graphs_folder
 
 BACKENDS = ('auto', 'torch', 'onnxruntime', 'tensorrt')
+PRECISIONS = ('auto', 'float32')
 _PACKAGES = {'torch': ('PyTorch', 'torch'), 'onnxruntime': ('ONNX Runtime', 'onnxruntime tokenizers')}
 _LOG = logging.getLogger('fisa_ros.runtime')
 
 
-def create_backend(manifest: ModelManifest, backend: str = 'auto', device: str = 'auto') -> Backend:
+def create_backend(
+    manifest: ModelManifest, backend: str = 'auto', device: str = 'auto', precision: str = 'auto'
+) -> Backend:
     """Load a model into a back-end.
 
     Args:
@@ -26,6 +29,7 @@ def create_backend(manifest: ModelManifest, backend: str = 'auto', device: str =
             else "torch"; on a CPU "onnxruntime" where the exported model is there, or else "torch". "tensorrt" where
             it cannot be is "onnxruntime", with a warning that says what to install.
         device: "auto" (the first GPU if there is one, else the CPU), "cpu", "cuda" or "cuda:<number>".
+        precision: "auto" is the fastest that gives the outputs of float32, as far as a user can tell; or "float32".
 
     Raises:
         BackendUnavailableError: The library or the device is not there; the text says what to install or to choose.
@@ -34,43 +38,55 @@ def create_backend(manifest: ModelManifest, backend: str = 'auto', device: str =
     """
     if backend not in BACKENDS:
         raise BackendUnavailableError(f'unknown back-end {backend!r}, choose one of {", ".join(BACKENDS)}')
+    if precision not in PRECISIONS:
+        raise BackendUnavailableError(f'unknown precision {precision!r}, choose one of {", ".join(PRECISIONS)}')
     if not re.fullmatch(r'auto|cpu|cuda(:\d{1,3})?', device):
         raise BackendUnavailableError(f'unknown device {device!r}, choose auto, cpu, cuda or cuda:<number>')
     if backend != 'auto':
-        return {'torch': _torch, 'onnxruntime': _onnxruntime, 'tensorrt': _tensorrt}[backend](manifest, device)
+        make = {'torch': _torch, 'onnxruntime': _onnxruntime, 'tensorrt': _tensorrt}[backend]
+        return make(manifest, device, precision)
     if device == 'cpu' or (device == 'auto' and not _count_gpus()):
-        return _first_of(manifest, device, _onnxruntime, _torch)
-    return _first_of(manifest, device, _installed_tensorrt, _torch, *([_onnxruntime] if device == 'auto' else []))
+        candidates = [_onnxruntime, _torch]
+    else:
+        candidates = [_installed_tensorrt, _torch]
+        if device == 'auto':
+            candidates.append(_onnxruntime)
+    return _first_of(manifest, device, precision, candidates)
 
 
-def _first_of(manifest: ModelManifest, device: str, *candidates: Callable[[ModelManifest, str], Backend]) -> Backend:
+def _first_of(
+    manifest: ModelManifest,
+    device: str,
+    precision: str,
+    candidates: Sequence[Callable[[ModelManifest, str, str], Backend]],
+) -> Backend:
     """Return the first that can be had, with a warning for each that cannot; the last one raises what it raises."""
     *better, last = candidates
     for make in better:
         try:
-            return make(manifest, device)
+            return make(manifest, device, precision)
         except (BackendUnavailableError, GraphsError) as error:
             _LOG.warning('a slower back-end is used: %s', error)
-    return last(manifest, device)
+    return last(manifest, device, precision)
 
 
-def _onnxruntime(manifest: ModelManifest, device: str) -> Backend:
+def _onnxruntime(manifest: ModelManifest, device: str, precision: str) -> Backend:
     if device not in ('auto', 'cpu'):
         raise BackendUnavailableError(f"back-end 'onnxruntime' runs on the CPU, got device {device!r}")
     _require('onnxruntime', 'onnxruntime', 'tokenizers')
     from fisa_ros.runtime.onnxruntime_backend import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend(manifest, graphs_folder(manifest))
+    return OnnxRuntimeBackend(manifest, graphs_folder(manifest), precision=precision)
 
 
-def _tensorrt(manifest: ModelManifest, device: str) -> Backend:
+def _tensorrt(manifest: ModelManifest, device: str, precision: str) -> Backend:
     """Start TensorRT behind ONNX Runtime, which serves until engines are ready, and for good where they cannot be."""
     if device == 'cpu':
         raise BackendUnavailableError("back-end 'tensorrt' runs on a GPU, got device 'cpu'")
     # On the CPU, as other work on the GPU would spoil what the builder measures there.
-    fallback = _onnxruntime(manifest, 'cpu')
+    fallback = _onnxruntime(manifest, 'cpu', precision)
     try:
-        return _start_tensorrt(manifest, device, fallback)
+        return _start_tensorrt(manifest, device, precision, fallback)
     except BackendUnavailableError as error:
         return _unavailable(fallback, error)
     except BaseException:
@@ -78,15 +94,15 @@ def _tensorrt(manifest: ModelManifest, device: str) -> Backend:
         raise
 
 
-def _installed_tensorrt(manifest: ModelManifest, device: str) -> Backend:
+def _installed_tensorrt(manifest: ModelManifest, device: str, precision: str) -> Backend:
     """Start TensorRT, or raise where its libraries are missing."""
     from fisa_ros.runtime.tensorrt_start import require_tensorrt
 
     require_tensorrt()
-    return _tensorrt(manifest, device)
+    return _tensorrt(manifest, device, precision)
 
 
-def _start_tensorrt(manifest: ModelManifest, device: str, fallback: Backend) -> Backend:
+def _start_tensorrt(manifest: ModelManifest, device: str, precision: str, fallback: Backend) -> Backend:
     from fisa_ros.runtime.tensorrt_start import start_tensorrt
 
     index = int(device.partition(':')[2] or 0)
@@ -96,7 +112,7 @@ def _start_tensorrt(manifest: ModelManifest, device: str, fallback: Backend) -> 
             f"back-end 'tensorrt' needs GPU {index} of NVIDIA, and its driver shows {num_gpus}: install or mend the "
             'driver, or choose another device or back-end'
         )
-    return start_tensorrt(manifest, graphs_folder(manifest), fallback, index)
+    return start_tensorrt(manifest, graphs_folder(manifest), fallback, index, precision)
 
 
 def _unavailable(fallback: Backend, error: BackendUnavailableError) -> Backend:
@@ -110,7 +126,7 @@ def _unavailable(fallback: Backend, error: BackendUnavailableError) -> Backend:
     return SwitchingBackend(fallback, prepare, BuildProgress())
 
 
-def _torch(manifest: ModelManifest, device: str) -> Backend:
+def _torch(manifest: ModelManifest, device: str, precision: str) -> Backend:
     _require('torch', 'torch')
     from fisa_ros.runtime.torch_backend import TorchBackend
     from fisa_ros.runtime.torch_device import choose_device

@@ -24,6 +24,7 @@ from fisa_ros.networks.panoptic_head import PanopticHead, ThresholdTensors
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
 from fisa_ros.networks.weights import load_weights
 from fisa_ros.runtime import graph_files
+from fisa_ros.runtime.graph_quantization import add_int8_encoder
 from fisa_ros.runtime.onnx_lint import load_and_lint
 
 OPSET = 20
@@ -105,6 +106,7 @@ def export_graphs(
         is_text_cleaned = _export_text(manifest, part)
         _refuse_what_lint_finds(part)
         write_reference(part / graph_files.REFERENCE_FILE, network, manifest, frames, state)
+        add_int8_encoder(part)
         versions = {name: importlib.metadata.version(name) for name in ('torch', 'onnx', 'onnxscript')}
         description = graph_files.GraphsDescription(
             model=manifest.name,

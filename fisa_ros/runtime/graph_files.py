@@ -14,6 +14,8 @@ from fisa_ros.core.resources import cache_dir
 # Raised whenever the same model would be exported to other graphs.
 GRAPH_FORMAT = 1
 ENCODER_FILE = 'encoder.onnx'
+# Only where it agrees with the other one.
+ENCODER_INT8_FILE = 'encoder_int8.onnx'
 HEAD_FILE = 'head.onnx'
 TEXT_FILE = 'text.onnx'
 TOKENIZER_FILE = 'tokenizer.json'

@@ -19,12 +19,24 @@ from fisa_ros.runtime.graph_files import ENCODER_INPUTS, ENCODER_OUTPUTS, HEAD_I
 
 # Raised whenever the same outputs may get another verdict.
 GATE_VERSION = 1
-MIN_COSINE = 0.999
-MIN_LABEL_AGREEMENT = 0.99
-MIN_MASK_IOU = 0.98
 _VOID = -1
 
 Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What outputs must reach against the reference outputs, each in [0, 1].
+
+    Attributes:
+        cosine: Smallest cosine of two embeddings of one mask.
+        label_agreement: Mean share of pixels with the same label.
+        mask_iou: Mean IoU of two of one mask.
+    """
+
+    cosine: float = 0.999
+    label_agreement: float = 0.99
+    mask_iou: float = 0.98
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,21 +109,22 @@ class ParityGate:
     Args:
         reference: What `write_reference` stores: the inputs, once or, the image, for each of F frames, and the
             outputs of both graphs for each frame.
+        limits: What must be reached; by default what half precision reaches.
 
     Raises:
         GraphsError: Something is missing in it.
     """
 
-    def __init__(self, reference: Arrays) -> None:
+    def __init__(self, reference: Arrays, limits: Limits | None = None) -> None:
         missing = {*ENCODER_INPUTS, *HEAD_INPUTS, *HEAD_OUTPUTS} - set(reference)
         if missing or not len(reference['image']):
             lacks = ', '.join(sorted(missing)) or 'frames'
             raise GraphsError(f'the reference outputs of the graphs lack {lacks}: export the model anew')
-        self._reference = reference
+        self._reference, self._limits = reference, limits or Limits()
         self.num_frames = len(reference['image'])
 
     @classmethod
-    def open(cls, path: Path) -> 'ParityGate':
+    def open(cls, path: Path, limits: Limits | None = None) -> 'ParityGate':
         """Read `reference.npz`.
 
         Raises:
@@ -119,7 +132,7 @@ class ParityGate:
         """
         try:
             with path.open('rb') as file, np.load(file, allow_pickle=False) as archive:
-                return cls(dict(archive))
+                return cls(dict(archive), limits)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise GraphsError(f'{path} cannot be read: {error}; export the model anew') from error
 
@@ -150,9 +163,9 @@ class ParityGate:
             ious += list(_mask_iou(found['mask_logits'][rows] > edge, expected['mask_logits'][rows] > edge))
             agreements.append(float((_labels(found) == _labels(expected)).mean()))
         checks = (
-            _check('cosine', min(cosines), MIN_COSINE),
-            _check('label agreement', float(np.mean(agreements)), MIN_LABEL_AGREEMENT),
-            _check('mask IoU', float(np.mean(ious)), MIN_MASK_IOU),
+            _check('cosine', min(cosines), self._limits.cosine),
+            _check('label agreement', float(np.mean(agreements)), self._limits.label_agreement),
+            _check('mask IoU', float(np.mean(ious)), self._limits.mask_iou),
         )
         return ParityVerdict(
             passed=not broken and all(check.is_met for check in checks),

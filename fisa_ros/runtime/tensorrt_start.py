@@ -12,8 +12,8 @@ from fisa_ros.runtime.build_progress import BuildProgress
 from fisa_ros.runtime.engine_cache import EngineCache
 from fisa_ros.runtime.engine_key import Machine
 from fisa_ros.runtime.engine_supply import EngineSupply
-from fisa_ros.runtime.graph_files import GraphsDescription, open_graphs
-from fisa_ros.runtime.precision_ladder import Attempt
+from fisa_ros.runtime.graph_files import ENCODER_FILE, GraphsDescription, open_graphs
+from fisa_ros.runtime.precision_ladder import RUNGS, Attempt
 from fisa_ros.runtime.switching_backend import SwitchingBackend
 from fisa_ros.runtime.tensorrt_backend import TensorRtBackend
 from fisa_ros.runtime.tensorrt_engine import TensorRtEngine, read_machine
@@ -72,7 +72,12 @@ class TensorRtToolkit:
 
 
 def start_tensorrt(
-    manifest: ModelManifest, folder: Path, fallback: Backend, device: int = 0, cache: EngineCache | None = None
+    manifest: ModelManifest,
+    folder: Path,
+    fallback: Backend,
+    device: int = 0,
+    precision: str = 'auto',
+    cache: EngineCache | None = None,
 ) -> SwitchingBackend:
     """Return a back-end that serves with `fallback` at once and with TensorRT when its engines are ready.
 
@@ -81,13 +86,14 @@ def start_tensorrt(
         folder: Its exported graphs.
         fallback: Owned by the result, but not if an error is raised.
         device: Number of the GPU.
+        precision: "auto" begins with half precision; "float32" leaves it out.
         cache: Where engines are kept; the user's cache by default.
 
     Raises:
         BackendUnavailableError: TensorRT, CUDA or ONNX Runtime are missing; the text says what to install.
         GraphsError: The graphs are missing, damaged or of another model.
     """
-    supply, progress = _supply(manifest, folder, device, cache)
+    supply, progress = _supply(manifest, folder, device, precision, cache)
     return SwitchingBackend(fallback, supply.get, progress)
 
 
@@ -95,6 +101,7 @@ def build_engines(
     manifest: ModelManifest,
     folder: Path,
     device: int = 0,
+    precision: str = 'auto',
     cache: EngineCache | None = None,
     *,
     tell: Callable[[BuildProgress], None] = lambda progress: None,
@@ -106,6 +113,7 @@ def build_engines(
         manifest: The model.
         folder: Its exported graphs.
         device: Number of the GPU.
+        precision: "auto" begins with half precision; "float32" leaves it out.
         cache: Where engines are kept; the user's cache by default.
         tell: Gets what can be asked for the progress.
         is_cancelled: Asked several times a second.
@@ -118,7 +126,7 @@ def build_engines(
         GpuMemoryError: The GPU has too little memory.
         BuildCancelledError: `is_cancelled` said so.
     """
-    supply, progress = _supply(manifest, folder, device, cache)
+    supply, progress = _supply(manifest, folder, device, precision, cache)
     tell(progress)
     backend, verdict = supply.get(is_cancelled)
     backend.close()
@@ -126,13 +134,15 @@ def build_engines(
 
 
 def _supply(
-    manifest: ModelManifest, folder: Path, device: int, cache: EngineCache | None
+    manifest: ModelManifest, folder: Path, device: int, precision: str, cache: EngineCache | None
 ) -> tuple[EngineSupply[TensorRtEngine], BuildProgress]:
     require_tensorrt()
     description = open_graphs(folder, manifest)
     progress = BuildProgress()
     toolkit = TensorRtToolkit(folder, description, device)
-    return EngineSupply(folder, description, toolkit, progress, cache or EngineCache(), device=device), progress
+    rungs = tuple(rung for rung in RUNGS if precision == 'auto' or rung.encoder_file == ENCODER_FILE)
+    supply = EngineSupply(folder, description, toolkit, progress, cache or EngineCache(), device=device, rungs=rungs)
+    return supply, progress
 
 
 def require_tensorrt() -> None:

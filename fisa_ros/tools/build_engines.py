@@ -13,6 +13,7 @@ from typing import Any
 from fisa_ros.core.errors import DataError
 from fisa_ros.core.manifest import load_manifest
 from fisa_ros.runtime.build_progress import BuildProgress, BuildState
+from fisa_ros.runtime.factory import PRECISIONS
 from fisa_ros.runtime.graph_files import graphs_folder
 from fisa_ros.runtime.tensorrt_start import build_engines
 from fisa_ros.tools.model_arguments import report
@@ -37,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--model', default='fisa-tiny', help='name or manifest of the model (default: %(default)s)')
     parser.add_argument('--graphs', type=Path, help='folder of the exported graphs (default: in the cache)')
     parser.add_argument('--gpu', type=int, default=0, help='number of the GPU (default: %(default)s)')
+    parser.add_argument('--precision', choices=PRECISIONS, default='auto', help='(default: %(default)s)')
     parser.add_argument('--json', action='store_true', help='print one JSON object')
     return parser
 
@@ -56,6 +58,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             manifest,
             options.graphs or graphs_folder(manifest),
             options.gpu,
+            options.precision,
             tell=teller.start,
             is_cancelled=stop.is_set,
         )

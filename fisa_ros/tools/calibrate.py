@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> dict[str, Any]:
     dataset, categories = open_categories(options)
     vocabulary = categories.words(options.words, options.synonyms)
-    segmenter = Segmenter.load(options.model, options.backend, options.device)
+    segmenter = Segmenter.load(options.model, options.backend, options.device, options.precision)
     try:
         start = chosen_thresholds(segmenter.default_thresholds, options)
         if options.write:

@@ -71,7 +71,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     vocabularies = {kind: categories.words(kind, options.synonyms) for kind in kinds}
     if options.plots:
         options.plots.mkdir(parents=True, exist_ok=True)
-    segmenter = Segmenter.load(options.model, options.backend, options.device)
+    segmenter = Segmenter.load(options.model, options.backend, options.device, options.precision)
     try:
         thresholds = chosen_thresholds(segmenter.default_thresholds, options)
         evaluation = evaluate_dataset(

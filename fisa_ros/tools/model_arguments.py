@@ -9,7 +9,7 @@ from typing import Any
 
 from fisa_ros.core.errors import DataError, FisaError
 from fisa_ros.core.thresholds import Thresholds
-from fisa_ros.runtime.factory import BACKENDS
+from fisa_ros.runtime.factory import BACKENDS, PRECISIONS
 
 _THRESHOLDS = tuple(field.name for field in fields(Thresholds))
 
@@ -19,6 +19,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, backend: str = 'auto') 
     parser.add_argument('--model', default='fisa-tiny', help='name or manifest of the model (default: %(default)s)')
     parser.add_argument('--backend', choices=BACKENDS, default=backend, help='(default: %(default)s)')
     parser.add_argument('--device', default='auto', help='auto, cpu or cuda:0 (default: %(default)s)')
+    parser.add_argument('--precision', choices=PRECISIONS, default='auto', help='(default: %(default)s)')
     for name in _THRESHOLDS:
         option = f'--{name.replace("_", "-")}'
         if name != 'objectness_trust':

@@ -81,7 +81,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     registry = VocabularyRegistry(max_id=_MAX_IDS[options.mask_encoding])
     vocabulary = registry.propose(VocabularyRequest.parse(options.vocabulary))
     options.out.mkdir(parents=True, exist_ok=True)
-    segmenter = Segmenter.load(options.model, options.backend, options.device)
+    segmenter = Segmenter.load(options.model, options.backend, options.device, options.precision)
     try:
         job = _Job(
             segmenter=segmenter,

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fisa_ros.core.errors import BuildCancelledError, EngineError, GpuMemoryError, GraphsError
+from fisa_ros.runtime import tensorrt_start
 from fisa_ros.runtime.build_progress import BuildProgress, BuildState
 from fisa_ros.runtime.engine_build import build_in_child
 from fisa_ros.runtime.engine_cache import PLAN_FILE, SIDECAR_FILE, BuildRecord, EngineCache
@@ -298,3 +299,13 @@ def test_damaged_reference_outputs_are_said(rig):
     with pytest.raises(GraphsError, match=r'reference\.npz cannot be read'):
         rig.get()
     assert rig.builds() == []
+
+
+@pytest.mark.parametrize(
+    ('precision', 'names'),
+    [('auto', ['fp16', 'fp16-safe', 'fp32-tf32', 'fp32']), ('float32', ['fp32-tf32', 'fp32'])],
+)
+def test_precisions_that_are_tried(toy_manifest, toy_graphs, tmp_path, monkeypatch, precision, names):
+    monkeypatch.setattr(tensorrt_start, 'require_tensorrt', lambda: None)
+    supply, _ = tensorrt_start._supply(toy_manifest, toy_graphs, 0, precision, EngineCache(tmp_path))
+    assert [rung.name for rung in supply._rungs] == names

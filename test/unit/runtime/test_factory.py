@@ -35,7 +35,7 @@ def backends(monkeypatch):
     monkeypatch.setattr('fisa_ros.runtime.tensorrt_start.require_tensorrt', lambda: None)
     monkeypatch.setattr(
         'fisa_ros.runtime.tensorrt_start.start_tensorrt',
-        lambda manifest, folder, fallback, device: ('tensorrt', device, fallback.name),
+        lambda manifest, folder, fallback, device, precision: ('tensorrt', device, fallback.name),
     )
 
 
@@ -43,8 +43,9 @@ class Loaded:
     name, device = 'onnxruntime', 'cpu'
     image_size_hw, embedding_dim, num_semantic_tokens = (8, 8), 4, 2
 
-    def __init__(self, manifest, folder):
+    def __init__(self, manifest, folder, precision):
         assert folder == graphs_folder(manifest)
+        self.precision = precision
         self.is_closed = False
         loaded.append(self)
 
@@ -72,6 +73,14 @@ def test_what_is_chosen(color_manifest, monkeypatch, backend, device, num_gpus, 
     monkeypatch.setattr('fisa_ros.runtime.factory._count_gpus', lambda: num_gpus)
     made = create_backend(color_manifest, backend, device)
     assert (made if isinstance(made, tuple) else made.name) == chosen
+
+
+@pytest.mark.usefixtures('backends')
+def test_precision_reaches_the_backend(color_manifest):
+    assert create_backend(color_manifest, 'onnxruntime').precision == 'auto'
+    assert create_backend(color_manifest, 'auto', 'cpu', 'float32').precision == 'float32'
+    with pytest.raises(BackendUnavailableError, match="unknown precision 'int4', choose one of auto, float32"):
+        create_backend(color_manifest, precision='int4')
 
 
 def missing(error):

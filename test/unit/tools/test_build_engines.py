@@ -45,8 +45,8 @@ def supply(monkeypatch):
     made = Supply(progress)
     asked = []
 
-    def make(manifest, folder, device, cache):
-        asked.append((manifest.name, folder.name, device))
+    def make(manifest, folder, device, precision, cache):
+        asked.append((manifest.name, folder.name, device, precision))
         return made, progress
 
     monkeypatch.setattr('fisa_ros.runtime.tensorrt_start._supply', make)
@@ -65,7 +65,7 @@ def handlers():
 def test_reports_what_was_tried(supply, capsys, tmp_path):
     assert main(['--model', 'fisa-tiny', '--graphs', str(tmp_path), '--gpu', '1', '--json']) == 0
     summary = json.loads(capsys.readouterr().out)
-    assert supply.asked == [('fisa-tiny', tmp_path.name, 1)]
+    assert supply.asked == [('fisa-tiny', tmp_path.name, 1, 'auto')]
     assert supply.backend.is_closed
     assert summary['model'] == 'fisa-tiny'
     assert summary['verdict'] == 'parity passed'

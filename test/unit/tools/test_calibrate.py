@@ -34,7 +34,7 @@ def files(write_panoptic):
 def segmenter(monkeypatch, scripted_segmenter):
     segmenter = scripted_segmenter(('cat', 'dog', 'grass'), SEEN, MASKS)
     segmenter.backend.objectness[1] = 0.5
-    monkeypatch.setattr(Segmenter, 'load', lambda model, backend, device: segmenter)
+    monkeypatch.setattr(Segmenter, 'load', lambda model, backend, device, precision: segmenter)
     return segmenter
 
 

@@ -33,7 +33,7 @@ def files(write_panoptic):
 @pytest.fixture
 def segmenter(monkeypatch, scripted_segmenter):
     segmenter = scripted_segmenter(('cat', 'dog', 'grass'), SEEN, MASKS)
-    monkeypatch.setattr(Segmenter, 'load', lambda model, backend, device: segmenter)
+    monkeypatch.setattr(Segmenter, 'load', lambda model, backend, device, precision: segmenter)
     return segmenter
 
 
@@ -161,7 +161,7 @@ def test_what_cannot_be_done(segmenter, files, capsys, arguments, message):
 
 
 def test_a_model_that_cannot_be_loaded(files, capsys, monkeypatch):
-    def fail(model, backend, device):
+    def fail(model, backend, device, precision):
         raise BackendUnavailableError('pip install torch')
 
     monkeypatch.setattr(Segmenter, 'load', fail)

@@ -13,7 +13,9 @@ WORDS = 'red flag; blue flag, navy; green, lawn'
 
 @pytest.fixture(autouse=True)
 def color_segmenter(monkeypatch, color_backend, color_manifest):
-    monkeypatch.setattr(Segmenter, 'load', lambda model, backend, device: Segmenter(color_backend, color_manifest))
+    monkeypatch.setattr(
+        Segmenter, 'load', lambda model, backend, device, precision: Segmenter(color_backend, color_manifest)
+    )
     return color_backend
 
 
@@ -105,7 +107,7 @@ def test_what_cannot_be_done(tmp_path, photos, capsys, arguments, message):
 
 
 def test_a_model_that_cannot_be_loaded(photos, tmp_path, capsys, monkeypatch):
-    def fail(model, backend, device):
+    def fail(model, backend, device, precision):
         raise BackendUnavailableError('pip install torch')
 
     monkeypatch.setattr(Segmenter, 'load', fail)
