@@ -27,6 +27,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool
 
+from fisa_ros.core.resources import cache_dir
 from fisa_ros.msg import SegmentArray
 from fisa_ros.node import conversions
 from fisa_ros.srv import GetVocabulary, SetVocabulary
@@ -213,7 +214,11 @@ def ros_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
         os.environ['ROS_DOMAIN_ID'] = str(find_free_domain())
     os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
     os.environ['FASTRTPS_DEFAULT_PROFILES_FILE'] = str(ROOT / 'config' / 'fastdds.xml')
+    exported = cache_dir() / 'fisa-tiny'
     os.environ['XDG_CACHE_HOME'] = str(tmp_path_factory.mktemp('cache'))
+    # What the set-up exported serves here too; texts are encoded anew.
+    cache_dir().mkdir()
+    (cache_dir() / 'fisa-tiny').symlink_to(exported)
     os.environ['ROS_LOG_DIR'] = str(tmp_path_factory.mktemp('log'))
 
 
