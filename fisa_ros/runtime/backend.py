@@ -171,7 +171,7 @@ class MaskClassifier(Protocol):
 def segment_timed(
     backend: Backend, image: NDArray[np.uint8], state: VocabularyState, thresholds: Thresholds
 ) -> tuple[RawSegmentation, dict[str, float]]:
-    """Segment one image and tell the milliseconds of each stage; all are "networks" where a back-end knows no stages."""
+    """Segment one image and tell the milliseconds of each stage; it is all "networks" where stages are not known."""
     if isinstance(backend, TimedBackend):
         raw, stages_ms = backend.segment_timed(image, state, thresholds)
         return raw, dict(stages_ms)
