@@ -77,6 +77,7 @@ def _values(report: StreamReport) -> dict[str, str]:
         'output_rate_hz': text(report.output_rate_hz),
         'max_latency_ms': text(report.max_latency_ms),
         'max_inference_ms': text(report.max_inference_ms),
+        'mean_inference_ms': text(report.mean_inference_ms),
         'max_age_ms': text(report.max_age_ms),
         'last_error': report.last_error,
     }
