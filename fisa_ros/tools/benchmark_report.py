@@ -65,8 +65,8 @@ def _rounded(value: Any) -> Any:
     return float(f'{value:.6g}') if isinstance(value, float) else value
 
 
-def describe_words(configuration: Configuration, point: Point) -> dict[str, Any]:
-    """Return what a configuration asked for and what it came to."""
+def _description(configuration: Configuration, point: Point) -> dict[str, Any]:
+    """Return what a configuration came to: model, back-end, sizes and words."""
     backend = point.segmenter.backend
     height, width = backend.image_size_hw
     return {
@@ -86,7 +86,7 @@ def _reports(session: BenchmarkSession, options: BenchmarkOptions) -> list[dict[
     peaks: dict[tuple[str, int | None], Any] = {}
     reports = []
     for point in session.points:
-        report = describe_words(point.configuration, point) | _times(point)
+        report = _description(point.configuration, point) | _times(point)
         costs = graph_costs(point.segmenter.manifest, point.segmenter.backend, point.runner.state)
         ran_on = (report['device'], report['threads'])
         if 'not_available' not in costs and ran_on not in peaks:
