@@ -39,6 +39,7 @@ def build_diagnostics(
             'model': in_use.segmenter.manifest.name,
             'backend': backend.name,
             'device': backend.device,
+            'precision': backend.precision,
             'vocabulary_version': str(in_use.vocabulary.version),
             'classes': str(len(in_use.vocabulary.classes)),
         }
@@ -77,6 +78,7 @@ def _values(report: StreamReport) -> dict[str, str]:
         'output_rate_hz': text(report.output_rate_hz),
         'max_latency_ms': text(report.max_latency_ms),
         'max_inference_ms': text(report.max_inference_ms),
+        'mean_inference_ms': text(report.mean_inference_ms),
         'max_age_ms': text(report.max_age_ms),
         'last_error': report.last_error,
     }

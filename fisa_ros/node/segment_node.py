@@ -125,7 +125,7 @@ class SegmentNode(LifecycleNode):
             undo.pop_all()
         backend, vocabulary = in_use.segmenter.backend, in_use.vocabulary
         _log.info(
-            f'{in_use.segmenter.manifest.name} on {backend.name} ({backend.device}), vocabulary version '
+            f'{in_use.segmenter.manifest.name} on {backend.name} ({backend.device}, {backend.precision}), vocabulary version '
             f'{vocabulary.version}: {conversions.names_to_text([entry.name for entry in vocabulary.classes])}'
         )
 

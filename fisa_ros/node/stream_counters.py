@@ -19,6 +19,7 @@ class StreamReport:
         output_rate_hz: Frames answered per second, since the last report.
         max_latency_ms: Largest time from arrival to publication since the last report; None without frames.
         max_inference_ms: Largest time in the model since the last report; None without frames.
+        mean_inference_ms: Mean time in the model since the last report; None without frames.
         max_age_ms: Largest age of an image's stamp at publication since the last report; None without frames.
         last_error: Why the last refused frame was refused; empty if there was none.
     """
@@ -32,6 +33,7 @@ class StreamReport:
     output_rate_hz: float
     max_latency_ms: float | None
     max_inference_ms: float | None
+    mean_inference_ms: float | None
     max_age_ms: float | None
     last_error: str
 
@@ -78,6 +80,7 @@ class StreamCounters:
             latency_ms, inference_ms, age_ms = (
                 (max(values) * 1e3 for values in zip(*recent, strict=True)) if recent else (None, None, None)
             )
+            mean_inference_ms = sum(inference_s for _, inference_s, _ in recent) / len(recent) * 1e3 if recent else None
             return StreamReport(
                 received=self.received,
                 answered=self.answered,
@@ -88,6 +91,7 @@ class StreamCounters:
                 output_rate_hz=(self.answered - answered) / elapsed_s,
                 max_latency_ms=latency_ms,
                 max_inference_ms=inference_ms,
+                mean_inference_ms=mean_inference_ms,
                 max_age_ms=age_ms,
                 last_error=self.last_error,
             )

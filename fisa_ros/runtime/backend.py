@@ -1,7 +1,8 @@
 """What every back-end does, whatever library runs the networks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+import time
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -11,6 +12,9 @@ from fisa_ros.core.thresholds import Thresholds as Thresholds
 from fisa_ros.core.vocabulary_state import VocabularyState
 
 SURE_LOGIT = 8.0
+
+# Stages of `TimedBackend.segment_timed` that are spent in the networks; any other is work around them.
+NETWORK_STAGES = ('encoder', 'classifier', 'head', 'networks')
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,10 @@ class Backend(Protocol):
         """Name of the device, "cpu" or "cuda:0"."""
 
     @property
+    def precision(self) -> str:
+        """What most products are computed with: "float32", "float16", "int8", or a rung of the TensorRT ladder."""
+
+    @property
     def image_size_hw(self) -> tuple[int, int]:
         """Size of the images that `segment` takes."""
 
@@ -84,6 +92,22 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free what the back-end holds; it cannot be used afterwards."""
+        ...
+
+
+@runtime_checkable
+class TimedBackend(Protocol):
+    """What a back-end may do besides: tell how long each stage of `Backend.segment` takes."""
+
+    def segment_timed(
+        self, image: NDArray[np.uint8], state: VocabularyState, thresholds: Thresholds
+    ) -> tuple[RawSegmentation, Mapping[str, float]]:
+        """Segment one image as `Backend.segment` does, waiting for each stage to end.
+
+        Returns:
+            The segmentation, and milliseconds by stage in the order of the stages: "upload", "encoder", "head" and
+            "download" where the back-end has no others. They add up to no more than the call took.
+        """
         ...
 
 
@@ -146,6 +170,38 @@ class MaskClassifier(Protocol):
     ) -> RawSegmentation:
         """Merge `(N, h, w)` masks whose classes `(N,)` and scores `(N,)` in [0, 1] are known."""
         ...
+
+
+def segment_timed(
+    backend: Backend, image: NDArray[np.uint8], state: VocabularyState, thresholds: Thresholds
+) -> tuple[RawSegmentation, dict[str, float]]:
+    """Segment one image and tell the milliseconds of each stage; it is all "networks" where stages are not known."""
+    if isinstance(backend, TimedBackend):
+        raw, stages_ms = backend.segment_timed(image, state, thresholds)
+        return raw, dict(stages_ms)
+    clock = StageClock()
+    raw = backend.segment(image, state, thresholds)
+    clock.end('networks')
+    return raw, clock.stages_ms
+
+
+class StageClock:
+    """Takes the time of stages that follow each other without a gap.
+
+    Attributes:
+        stages_ms: Milliseconds of each stage so far, in order.
+    """
+
+    def __init__(self) -> None:
+        """Begin the first stage."""
+        self.stages_ms: dict[str, float] = {}
+        self._since_ns = time.perf_counter_ns()
+
+    def end(self, stage: str) -> None:
+        """End a stage and begin the next; a stage that comes again is added to."""
+        now_ns = time.perf_counter_ns()
+        self.stages_ms[stage] = self.stages_ms.get(stage, 0.0) + (now_ns - self._since_ns) * 1e-6
+        self._since_ns = now_ns
 
 
 def sure_mask_logits(masks: NDArray[np.float32]) -> NDArray[np.float32]:

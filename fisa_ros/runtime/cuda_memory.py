@@ -127,6 +127,42 @@ class CudaStream:
         self.close()
 
 
+class CudaEvent:
+    """A moment on a stream, whose distance from another can be asked for once both have passed.
+
+    Args:
+        stream: The stream.
+    """
+
+    def __init__(self, stream: CudaStream) -> None:
+        from cuda.bindings import runtime  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+        self._stream = stream
+        stream.use_device()
+        flags = runtime.cudaEventBlockingSync
+        self._event: Any = _checked(runtime.cudaEventCreateWithFlags(flags), 'making an event')
+
+    def record(self) -> None:
+        """Let the moment be when all that was begun so far has ended."""
+        from cuda.bindings import runtime  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+        _checked(runtime.cudaEventRecord(self._event, self._stream.handle), 'recording an event')
+
+    def ms_since(self, earlier: 'CudaEvent') -> float:
+        """Return the milliseconds from another moment to this one."""
+        from cuda.bindings import runtime  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+        return float(_checked(runtime.cudaEventElapsedTime(earlier._event, self._event), 'reading an event'))
+
+    def close(self) -> None:
+        """Free it; a second call does nothing."""
+        from cuda.bindings import runtime  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+        if self._event is not None:
+            runtime.cudaEventDestroy(self._event)
+            self._event = None
+
+
 class CudaGraph:
     """Recorded work that is begun by one call; made by `CudaStream.capture`."""
 

@@ -53,7 +53,7 @@ class Toolkit[Engine: Closable](Protocol):
         """Load a plan; raises `EngineError` if that cannot be."""
         ...
 
-    def open_backend(self, encoder: Engine, head: Engine) -> CheckableBackend:
+    def open_backend(self, encoder: Engine, head: Engine, precision: str) -> CheckableBackend:
         """Make a back-end, which owns the engines from then on, also if it raises `EngineError`."""
         ...
 
@@ -150,7 +150,7 @@ class EngineSupply[Engine: Closable]:
         except BaseException:
             loaded_encoder.close()
             raise
-        backend = self._toolkit.open_backend(loaded_encoder, loaded_head)
+        backend = self._toolkit.open_backend(loaded_encoder, loaded_head, rung.name)
         # A plan that was built anew has another sum, and then nothing is known of it.
         return _Candidate(keys[0], self._subject(encoder, head), self._known_verdict(encoder, head), backend)
 

@@ -1,6 +1,6 @@
 """Serves with one back-end while a better one is made ready, and then with that one."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 import logging
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fisa_ros.core.errors import BuildCancelledError, EngineError, FisaError
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.core.vocabulary_state import VocabularyState
-from fisa_ros.runtime.backend import Backend, RawSegmentation
+from fisa_ros.runtime.backend import Backend, RawSegmentation, segment_timed
 from fisa_ros.runtime.build_progress import BuildProgress, BuildState, BuildStatus
 
 _LOG = logging.getLogger('fisa_ros.runtime')
@@ -91,6 +91,11 @@ class SwitchingBackend:
         return self._current.backend.device
 
     @property
+    def precision(self) -> str:
+        """Precision of the back-end that serves now."""
+        return self._current.backend.precision
+
+    @property
     def status(self) -> SwitchStatus:
         """What serves, and where the better one stands."""
         backend = self._current.backend
@@ -100,6 +105,13 @@ class SwitchingBackend:
         """See `Backend.segment`."""
         with self._borrowed() as backend:
             return backend.segment(image, state, thresholds)
+
+    def segment_timed(
+        self, image: NDArray[np.uint8], state: VocabularyState, thresholds: Thresholds
+    ) -> tuple[RawSegmentation, Mapping[str, float]]:
+        """See `TimedBackend.segment_timed`."""
+        with self._borrowed() as backend:
+            return segment_timed(backend, image, state, thresholds)
 
     def encode_text(self, sentences: Sequence[str]) -> NDArray[np.float32]:
         """See `Backend.encode_text`."""

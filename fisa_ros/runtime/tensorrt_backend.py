@@ -1,8 +1,9 @@
 """Runs encoder and head as TensorRT engines: no torch, and only labels leave the GPU."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import logging
+import time
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,8 +13,8 @@ from fisa_ros.core.errors import EngineError
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.core.vocabulary_state import VocabularyState
 from fisa_ros.runtime import cuda_memory
-from fisa_ros.runtime.backend import RawSegmentation
-from fisa_ros.runtime.cuda_memory import CudaGraph, CudaStream, DeviceBuffer, HostBuffer
+from fisa_ros.runtime.backend import RawSegmentation, StageClock
+from fisa_ros.runtime.cuda_memory import CudaEvent, CudaGraph, CudaStream, DeviceBuffer, HostBuffer
 from fisa_ros.runtime.engine_inputs import (
     ENCODER_OUTPUT_SPECS,
     HEAD_OUTPUT_SPECS,
@@ -28,6 +29,7 @@ from fisa_ros.runtime.tensorrt_engine import TensorRtEngine
 _EACH_FRAME = ('image', 'thresholds')
 _WORDS = ('text_embeddings', 'synonym_mask', 'is_thing')
 _TOKENS = ('semantic_tokens', 'token_mask')
+_STAGES = ('upload', 'encoder', 'head')
 _LOG = logging.getLogger('fisa_ros.tensorrt')
 
 
@@ -56,6 +58,7 @@ class TensorRtBackend:
         head: Engine of the head.
         text: Encoder of sentences.
         device: Number of the GPU.
+        precision: Of the engines; name of a rung.
 
     Raises:
         EngineError: The engines do not fit the description or each other, or CUDA fails.
@@ -71,8 +74,9 @@ class TensorRtBackend:
         head: TensorRtEngine,
         text: TextEncoder,
         device: int = 0,
+        precision: str = 'float32',
     ) -> None:
-        self.device = f'cuda:{device}'
+        self.device, self.precision = f'cuda:{device}', precision
         self.image_size_hw = description.image_size_hw
         self.embedding_dim = description.embedding_dim
         self.num_semantic_tokens = description.num_semantic_tokens
@@ -104,11 +108,37 @@ class TensorRtBackend:
             EngineError: A score is no number, the vocabulary is too large, or CUDA failed; this frame is lost.
             GpuMemoryError: The GPU has too little memory for the words.
         """
+        self._use_words(state)
+        self._run(image, thresholds.array())
+        return self._finish_frame()
+
+    def segment_timed(
+        self, image: NDArray[np.uint8], state: VocabularyState, thresholds: Thresholds
+    ) -> tuple[RawSegmentation, Mapping[str, float]]:
+        """See `TimedBackend.segment_timed`; takes its times from the GPU, "words" is the upload of a new vocabulary."""
+        clock = StageClock()
+        if state is not self._state:
+            self._use_words(state)
+            clock.end('words')
         stream = self._open_stream()
+        with contextlib.ExitStack() as stack:
+            events = [stack.enter_context(contextlib.closing(CudaEvent(stream))) for _ in range(len(_STAGES) + 1)]
+            marks = iter(events)
+            started_s = time.perf_counter()
+            self._run(image, thresholds.array(), lambda: next(marks).record())
+            raw = self._finish_frame()
+            frame_ms = (time.perf_counter() - started_s) * 1e3
+            times_ms = {stage: events[number + 1].ms_since(events[number]) for number, stage in enumerate(_STAGES)}
+        return raw, clock.stages_ms | times_ms | {'download': max(0.0, frame_ms - sum(times_ms.values()))}
+
+    def _use_words(self, state: VocabularyState) -> None:
+        self._open_stream()
         if state is not self._state:
             self._upload_words({name: getattr(state, name) for name in (*_TOKENS, *_WORDS)})
             self._state = state
-        self._run(image, thresholds.array())
+
+    def _finish_frame(self) -> RawSegmentation:
+        stream = self._open_stream()
         outputs = self._download(HEAD_OUTPUTS, self._on_host, stream)
         score = outputs['score']
         bad = len(score) - np.count_nonzero(np.isfinite(score))
@@ -243,8 +273,12 @@ class TensorRtBackend:
             self._bind(name)
             old.close()
 
-    def _run(self, image: NDArray[np.uint8], thresholds: NDArray[np.float32]) -> None:
-        """Begin a frame."""
+    def _run(
+        self, image: NDArray[np.uint8], thresholds: NDArray[np.float32], mark: Callable[[], None] | None = None
+    ) -> None:
+        """Begin a frame; `mark` is called before the first and after each of `_STAGES`."""
+        mark = mark or _no_mark
+        mark()
         stream = self._open_stream()
         frame: dict[str, NDArray[Any]] = dict(zip(_EACH_FRAME, (image, thresholds), strict=True))
         for name, values in frame.items():
@@ -253,11 +287,14 @@ class TensorRtBackend:
                 raise ValueError(f'{name} must be {view.shape} {view.dtype}, got {values.shape} {values.dtype}')
             np.copyto(view, values)
             stream.upload(self._on_host[name], self._on_device[name], values.nbytes)
+        mark()
         if self._graph is not None:
             self._graph.launch()
         else:
             self._encoder.run(stream.handle)
+        mark()
         self._head.run(stream.handle)
+        mark()
 
     def _download(
         self, names: Sequence[str], hosts: Mapping[str, HostBuffer], stream: CudaStream
@@ -267,6 +304,10 @@ class TensorRtBackend:
             stream.download(self._on_device[name], hosts[name], _num_bytes(self._shapes[name], self._dtypes[name]))
         stream.wait()
         return {name: hosts[name].array(self._shapes[name], self._dtypes[name]).copy() for name in names}
+
+
+def _no_mark() -> None:
+    pass
 
 
 def _check_tensors(

@@ -60,7 +60,7 @@ class TensorRtToolkit:
         """See `Toolkit.open_engine`."""
         return TensorRtEngine(plan)
 
-    def open_backend(self, encoder: TensorRtEngine, head: TensorRtEngine) -> TensorRtBackend:
+    def open_backend(self, encoder: TensorRtEngine, head: TensorRtEngine, precision: str) -> TensorRtBackend:
         """See `Toolkit.open_backend`."""
         try:
             text = TextGraph(self._folder, self._description)
@@ -68,7 +68,7 @@ class TensorRtToolkit:
             encoder.close()
             head.close()
             raise
-        return TensorRtBackend(self._description, encoder, head, text, self._device)
+        return TensorRtBackend(self._description, encoder, head, text, self._device, precision)
 
 
 def start_tensorrt(

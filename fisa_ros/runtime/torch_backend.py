@@ -1,6 +1,6 @@
 """Runs a model's torch modules directly."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from fisa_ros.networks.build import build_network, build_text_encoder
 from fisa_ros.networks.conv_stem import fold_batch_norms
 from fisa_ros.networks.panoptic_head import PanopticOutput, ThresholdTensors, merge
 from fisa_ros.networks.weights import load_weights
-from fisa_ros.runtime.backend import ProposedMasks, RawSegmentation, sure_mask_logits
+from fisa_ros.runtime.backend import ProposedMasks, RawSegmentation, StageClock, sure_mask_logits
 
 
 class TorchBackend:
@@ -24,6 +24,8 @@ class TorchBackend:
     Args:
         manifest: The model.
         device: A torch device.
+        threads: Threads of an operator on a CPU, for the whole process from each image on; by default they are left
+            as they are.
 
     Raises:
         ManifestError: The manifest names something that cannot be built.
@@ -31,10 +33,12 @@ class TorchBackend:
     """
 
     name = 'torch'
+    precision = 'float32'
     num_semantic_tokens = NUM_SEMANTIC_TOKENS
 
-    def __init__(self, manifest: ModelManifest, device: str) -> None:
+    def __init__(self, manifest: ModelManifest, device: str, threads: int | None = None) -> None:
         self.device = device
+        self._threads = threads
         self.image_size_hw = manifest.image_size_hw
         verify_file(manifest.weights.path, manifest.weights.sha256)
         self._network = build_network(manifest.generator, manifest.classifier)
@@ -43,6 +47,11 @@ class TorchBackend:
         self._network.requires_grad_(False).to(device).to(memory_format=torch.channels_last)
         self._text_encoder = build_text_encoder(manifest.text_encoder).to(device)
         self.embedding_dim = self._text_encoder.dim
+
+    @property
+    def threads(self) -> int:
+        """Threads of an operator on a CPU."""
+        return self._threads or torch.get_num_threads()
 
     @property
     def temperature(self) -> float:
@@ -56,6 +65,7 @@ class TorchBackend:
     @torch.inference_mode()
     def segment(self, image: NDArray[np.uint8], state: VocabularyState, thresholds: Thresholds) -> RawSegmentation:
         """See `Backend.segment`."""
+        self._use_threads()
         output = self._network(
             self._pixels(image),
             *self._tensors(state.semantic_tokens, state.token_mask),
@@ -63,6 +73,25 @@ class TorchBackend:
             self._thresholds(thresholds),
         )
         return _raw(output)
+
+    @torch.inference_mode()
+    def segment_timed(
+        self, image: NDArray[np.uint8], state: VocabularyState, thresholds: Thresholds
+    ) -> tuple[RawSegmentation, Mapping[str, float]]:
+        """See `TimedBackend.segment_timed`."""
+        self._use_threads()
+        clock = StageClock()
+        pixels, tokens, token_mask = self._tensors(image, state.semantic_tokens, state.token_mask)
+        words = self._tensors(state.text_embeddings, state.synonym_mask, state.is_thing)
+        limits = self._thresholds(thresholds)
+        self._end_stage(clock, 'upload')
+        encoded = self._network.encode(_as_pixels(pixels), tokens, token_mask)
+        self._end_stage(clock, 'encoder')
+        output = self._network.head(*encoded, *words, limits)
+        self._end_stage(clock, 'head')
+        raw = _raw(output)
+        clock.end('download')
+        return raw, clock.stages_ms
 
     @torch.inference_mode()
     def propose_masks(self, image: NDArray[np.uint8]) -> ProposedMasks:
@@ -135,8 +164,16 @@ class TorchBackend:
         del self._network, self._text_encoder
 
     def _pixels(self, image: NDArray[np.uint8]) -> Tensor:
-        pixels = self._tensors(image)[0].permute(2, 0, 1)[None].float() / 255
-        return pixels.contiguous(memory_format=torch.channels_last)
+        return _as_pixels(self._tensors(image)[0])
+
+    def _use_threads(self) -> None:
+        if self._threads and torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
+
+    def _end_stage(self, clock: StageClock, stage: str) -> None:
+        if self.device != 'cpu':
+            torch.cuda.synchronize(self.device)
+        clock.end(stage)
 
     def _thresholds(self, thresholds: Thresholds) -> ThresholdTensors:
         values = (thresholds.score, thresholds.mask, thresholds.overlap, thresholds.objectness_trust)
@@ -144,6 +181,12 @@ class TorchBackend:
 
     def _tensors(self, *arrays: NDArray[np.generic]) -> list[Tensor]:
         return [torch.from_numpy(array).to(self.device) for array in arrays]
+
+
+def _as_pixels(image: Tensor) -> Tensor:
+    """Turn `(H, W, 3)` uint8 rgb to `(1, 3, H, W)` float32 in [0, 1]."""
+    pixels = image.permute(2, 0, 1)[None].float() / 255
+    return pixels.contiguous(memory_format=torch.channels_last)
 
 
 def _raw(output: PanopticOutput) -> RawSegmentation:

@@ -4,6 +4,9 @@ import torch
 
 from fisa_ros.core.errors import BackendUnavailableError
 
+# What PyTorch chose before anybody set another number.
+DEFAULT_THREADS: int = torch.get_num_threads()
+
 
 def choose_device(device: str) -> str:
     """Return "cpu" or "cuda:<number>" for a device that may be "auto" or "cuda".

@@ -34,6 +34,7 @@ def test_the_model_and_the_vocabulary_in_use(client, start_node, colours, report
         'model': 'nearest-colour',
         'backend': 'nearest-colour',
         'device': 'cpu',
+        'precision': 'float32',
         'vocabulary_version': '2',
         'classes': '2',
     }
@@ -52,6 +53,7 @@ def test_silence_work_and_trouble_of_a_camera(client, start_node, colours, repor
     assert status.name == '/segment: /image'
     assert float(values(status)['input_rate_hz']) > 0
     assert float(values(status)['max_latency_ms']) >= float(values(status)['max_inference_ms']) > 0
+    assert float(values(status)['max_inference_ms']) >= float(values(status)['mean_inference_ms']) > 0
 
     client.images.publish(Image(encoding='strange', width=4, height=4, step=4))
     # No image after it: a newer one might take its place before it is looked at.

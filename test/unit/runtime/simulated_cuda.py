@@ -47,6 +47,7 @@ class SimulatedCuda(types.ModuleType):
         self.is_integrated, self.gpus, self.limit = is_integrated, gpus, limit
         self.device, self.host, self.streams, self.graphs = {}, {}, {}, {}
         self.capturing, self.copied, self.launches = {}, [], 0
+        self.ended = 0
         self.can_capture, self.failure = True, None
 
     # What a fake engine needs.
@@ -128,7 +129,17 @@ class SimulatedCuda(types.ModuleType):
 
     def cudaEventRecord(self, event, stream):
         event.stream = stream
+
+        def work():
+            self.ended += 1
+            event.moment = self.ended
+
+        self.enqueue(int(stream), work)
         return (Code.cudaSuccess,)
+
+    def cudaEventElapsedTime(self, start, end):
+        """One microsecond from each event to the next on the stream."""
+        return Code.cudaSuccess, (end.moment - start.moment) * 1e-3
 
     def cudaEventSynchronize(self, event):
         return self.cudaStreamSynchronize(event.stream)

@@ -68,7 +68,7 @@ class Toolkit:
         self.engines.append(Engine(text))
         return self.engines[-1]
 
-    def open_backend(self, encoder, head):
+    def open_backend(self, encoder, head, precision):
         def outputs(image):
             self.judged += 1
             frame = [entry.tobytes() for entry in self.reference['image']].index(image.tobytes())

@@ -1,8 +1,10 @@
 from dataclasses import replace
 import shutil
+import time
 
 import numpy as np
 import pytest
+import torch
 
 from fisa_ros.core.errors import GraphsError
 from fisa_ros.core.thresholds import Thresholds
@@ -10,6 +12,7 @@ from fisa_ros.core.vocabulary import VocabularyRegistry, VocabularyRequest
 from fisa_ros.core.vocabulary_state import build_state, unit_rows
 from fisa_ros.pipeline.segmenter import Segmenter
 from fisa_ros.runtime import graph_files
+from fisa_ros.runtime.backend import TimedBackend, segment_timed
 from fisa_ros.runtime.graph_export import export_graphs
 from fisa_ros.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from fisa_ros.runtime.torch_backend import TorchBackend
@@ -52,6 +55,34 @@ def test_any_vocabulary_gives_what_torch_gives(backend, toy_segmenter, classes, 
         np.testing.assert_allclose(ours.score, theirs.score, atol=2e-4)
         labelled += np.count_nonzero(ours.query_map)
     assert labelled, 'nothing was compared'
+
+
+@pytest.fixture
+def torch_threads():
+    """Threads are a matter of the whole process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize('threads', [1, 2])
+@pytest.mark.usefixtures('torch_threads')
+def test_timed_frames_are_those_of_segment(toy_manifest, toy_graphs, toy_segmenter, toy_state, threads):
+    ours = OnnxRuntimeBackend(toy_manifest, toy_graphs, threads)
+    theirs = TorchBackend(toy_manifest, 'cpu', threads)
+    frame = toy_frames(1)[0]
+    expected = toy_segmenter.backend.segment(frame, toy_state, THRESHOLDS)
+    for backend in (ours, theirs):
+        assert backend.threads == threads
+        assert isinstance(backend, TimedBackend)
+        started_s = time.perf_counter()
+        raw, stages_ms = segment_timed(backend, frame, toy_state, THRESHOLDS)
+        total_ms = (time.perf_counter() - started_s) * 1e3
+        np.testing.assert_array_equal(raw.query_map, expected.query_map)
+        np.testing.assert_allclose(raw.score, expected.score, atol=2e-4)
+        assert list(stages_ms) == ['upload', 'encoder', 'head', 'download']
+        assert 0 < stages_ms['head'] + stages_ms['encoder'] <= sum(stages_ms.values()) <= total_ms
+        backend.close()
 
 
 @pytest.mark.parametrize('changed', [{'score': 1.0}, {'mask': 1.0}, {'overlap': 1.0}, {'objectness_trust': 1.0}])

@@ -15,7 +15,7 @@ IMAGE = np.zeros((4, 4, 3), np.uint8)
 class Backend:
     """Counts calls, and fails when one meets a closed one."""
 
-    image_size_hw, embedding_dim, num_semantic_tokens = (4, 4), 8, 32
+    precision, image_size_hw, embedding_dim, num_semantic_tokens = 'float32', (4, 4), 8, 32
 
     def __init__(self, name, device, number):
         self.name, self.device, self.number = name, device, number
@@ -221,3 +221,11 @@ def test_one_that_becomes_ready_while_closing_is_closed(rig):
     assert (rig.slow.closed, rig.fast.closed) == (1, 1)
     assert backend.name == 'onnxruntime'
     assert backend.status.build.state is BuildState.CANCELLED
+
+
+def test_a_back_end_without_stages_is_timed_as_a_whole(rig):
+    backend = rig.start()
+    raw, stages_ms = backend.segment_timed(IMAGE, None, None)
+    assert (raw.query_map == 1).all()
+    assert list(stages_ms) == ['networks']
+    assert rig.slow.frames == 1

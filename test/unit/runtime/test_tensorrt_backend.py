@@ -169,6 +169,20 @@ def test_thresholds_may_change_between_frames(rig):
         check(backend.segment(image, state, thresholds), image, state, thresholds)
 
 
+def test_stages_are_timed_between_events(rig):
+    backend, state = rig.open(), vocabulary_of(3)
+    raw, stages_ms = backend.segment_timed(frame(0), state, THRESHOLDS)
+    check(raw, frame(0), state)
+    assert list(stages_ms) == ['words', 'upload', 'encoder', 'head', 'download']
+    raw, stages_ms = backend.segment_timed(frame(1), state, THRESHOLDS)
+    check(raw, frame(1), state)
+    assert list(stages_ms) == ['upload', 'encoder', 'head', 'download']
+    # The simulated GPU takes a microsecond from one event to the next.
+    assert [stages_ms[name] for name in ('upload', 'encoder', 'head')] == pytest.approx([1e-3] * 3)
+    assert stages_ms['download'] > 0
+    check(backend.segment(frame(2), state, THRESHOLDS), frame(2), state)
+
+
 def test_results_are_copies(rig):
     backend, state = rig.open(), vocabulary_of(3)
     first = backend.segment(frame(0), state, THRESHOLDS)

@@ -1,0 +1,31 @@
+"""Images of a folder as frames of one camera."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fisa_ros.core.errors import ImageError
+from fisa_ros.pipeline.segmenter import scale_image
+
+_SUFFIXES = ('.jpg', '.jpeg', '.png')
+
+
+def read_frames(folder: Path, size_wh: tuple[int, int]) -> list[NDArray[np.uint8]]:
+    """Return the images of a folder by name, as `(H, W, 3)` uint8 rgb scaled to one size.
+
+    Raises:
+        ImageError: There is none, or one cannot be read.
+    """
+    paths = sorted(path for path in folder.glob('*') if path.suffix.lower() in _SUFFIXES)
+    if not paths:
+        raise ImageError(f'no image in {folder}: looked for {", ".join(_SUFFIXES)}')
+    frames = []
+    for path in paths:
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None:
+            raise ImageError(f'{path} is not an image that can be read')
+        rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+        frames.append(scale_image(rgb, (size_wh[1], size_wh[0])))
+    return frames
