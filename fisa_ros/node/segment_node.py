@@ -124,9 +124,10 @@ class SegmentNode(LifecycleNode):
             )
             undo.pop_all()
         backend, vocabulary = in_use.segmenter.backend, in_use.vocabulary
+        names = conversions.names_to_text([entry.name for entry in vocabulary.classes])
         _log.info(
-            f'{in_use.segmenter.manifest.name} on {backend.name} ({backend.device}, {backend.precision}), vocabulary version '
-            f'{vocabulary.version}: {conversions.names_to_text([entry.name for entry in vocabulary.classes])}'
+            f'{in_use.segmenter.manifest.name} on {backend.name} ({backend.device}, {backend.precision}), '
+            f'vocabulary version {vocabulary.version}: {names}'
         )
 
     @transition

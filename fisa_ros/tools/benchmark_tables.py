@@ -49,7 +49,8 @@ def _describe(report: Mapping[str, Any]) -> str:
     network = f' -> {report["network_size"]}' if report.get('network_size') else ''
     made_up = f', {report["made_up_names"]} names made up' if report['made_up_names'] else ''
     return (
-        f'{report["model"]} ({report["backend"]} on {report["device"]}, {report["precision"]}{threads}), images {report["size"]}{network}, '
+        f'{report["model"]} ({report["backend"]} on {report["device"]}, {report["precision"]}{threads}), '
+        f'images {report["size"]}{network}, '
         f'{_count(report["words"], "word")} x {_count(report["names_per_word"], "name")}{made_up}'
     )
 

@@ -22,7 +22,15 @@ BLOCKED = (
 PARTS = ('core', 'runtime', 'pipeline', 'evaluation')
 NEED_THEIR_LIBRARY = {
     f'fisa_ros.runtime.{name}'
-    for name in ('graph_cost', 'graph_export', 'onnx_lint', 'onnxruntime_backend', 'torch_backend', 'torch_device')
+    for name in (
+        'graph_cost',
+        'graph_export',
+        'graph_quantization',
+        'onnx_lint',
+        'onnxruntime_backend',
+        'torch_backend',
+        'torch_device',
+    )
 }
 
 

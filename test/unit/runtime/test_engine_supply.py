@@ -277,7 +277,7 @@ def test_cancelled_while_building(rig):
 
 
 def test_too_little_gpu_memory_ends_the_climb(rig, monkeypatch):
-    def fail(encoder, head):
+    def fail(encoder, head, precision):
         encoder.close()
         head.close()
         raise GpuMemoryError('taking 300 MiB failed')

@@ -68,7 +68,7 @@ def torch_threads():
 @pytest.mark.parametrize('threads', [1, 2])
 @pytest.mark.usefixtures('torch_threads')
 def test_timed_frames_are_those_of_segment(toy_manifest, toy_graphs, toy_segmenter, toy_state, threads):
-    ours = OnnxRuntimeBackend(toy_manifest, toy_graphs, threads)
+    ours = OnnxRuntimeBackend(toy_manifest, toy_graphs, threads, 'float32')
     theirs = TorchBackend(toy_manifest, 'cpu', threads)
     frame = toy_frames(1)[0]
     expected = toy_segmenter.backend.segment(frame, toy_state, THRESHOLDS)

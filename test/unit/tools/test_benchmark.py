@@ -48,7 +48,7 @@ def fakes(monkeypatch, tmp_path):
     """A back-end called fake; yields those made and all calls of them."""
     made, calls = [], []
 
-    def make(manifest, device, threads):
+    def make(manifest, device, threads, precision):
         made.append(FakeBackend(threads, calls))
         return made[-1]
 
@@ -220,7 +220,18 @@ def test_bad_input_is_named_with_its_limit(capsys, monkeypatch, tmp_path, argume
 
 
 def test_keys_are_the_fields_of_a_configuration():
-    assert KEYS == ('model', 'backend', 'device', 'threads', 'size', 'vocabulary', 'words', 'synonyms', 'cameras')
+    assert KEYS == (
+        'model',
+        'backend',
+        'device',
+        'threads',
+        'precision',
+        'size',
+        'vocabulary',
+        'words',
+        'synonyms',
+        'cameras',
+    )
     changed = Configuration().changed({'size': '320x240', 'words': '7', 'vocabulary': 'cat; dog'})
     assert changed == Configuration(size=(320, 240), words=7, vocabulary='cat; dog')
     assert changed.describe('size') == '320x240'
