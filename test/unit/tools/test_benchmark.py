@@ -294,7 +294,7 @@ def torch_threads():
 def test_the_shipped_model_on_two_back_ends(capsys):
     report = run(
         capsys, '--backend', 'onnxruntime', '--device', 'cpu', '--frames', '2', '--warm-up', '0', '--threads', '2',
-        '--against', 'backend=torch',
+        '--precision', 'float32', '--against', 'backend=torch',
     )  # fmt: skip
     assert report['label_agreement'] > 0.99
     assert report['agreement_frames'] == 2
