@@ -26,8 +26,8 @@ from fisa_ros.runtime import graph_files
 from fisa_ros.runtime.onnx_lint import load_and_lint
 
 OPSET = 20
-# A file of protobuf ends at 2 GiB; what is larger keeps its weights beside it.
-_MAX_INLINE_BYTES = 1 << 30
+# What is larger keeps its weights beside it: a file of protobuf ends at 2 GiB, and each step of an export copies it.
+_MAX_INLINE_BYTES = 1 << 27
 _MAX_SYNONYMS = 8
 _MAX_CLASSES = 65535
 _LOG = logging.getLogger('fisa_ros.export')
