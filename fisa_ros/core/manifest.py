@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 import hashlib
 from pathlib import Path
+import shlex
 from typing import Any
 
 import yaml
@@ -29,10 +30,15 @@ _KEYS = (
 
 @dataclass(frozen=True, slots=True)
 class WeightsFile:
-    """A file of weights and the sum that tells whether it is the right one."""
+    """A file of weights and the sum that tells whether it is the right one.
+
+    Attributes:
+        path: Where the file is.
+        sha256: Its sum; None where no weights are shipped and none are there.
+    """
 
     path: Path
-    sha256: str
+    sha256: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,7 @@ class ModelManifest:
         text_encoder: `type` and arguments of the text encoder.
         prompt_templates: Sentences with one `{}` each, into which a name is put.
         thresholds: Defaults that fit the model.
+        path: The manifest's own file; None where it has none.
     """
 
     name: str
@@ -62,6 +69,13 @@ class ModelManifest:
     text_encoder: Mapping[str, Any]
     prompt_templates: tuple[str, ...]
     thresholds: Thresholds
+    path: Path | None = None
+
+    @property
+    def argument(self) -> str:
+        """What names the model on a command line: its name if it is shipped, or else the path of its manifest."""
+        is_shipped = self.path is None or self.path.parent == share_dir() / 'models'
+        return self.name if is_shipped else str(self.path)
 
 
 def shipped_models() -> tuple[str, ...]:
@@ -89,18 +103,47 @@ def load_manifest(name_or_path: str | Path) -> ModelManifest:
     return _build(_Reader(path, document))
 
 
-def verify_file(path: Path, sha256: str) -> None:
-    """Check that a file is there and is the right one.
+def verify_weights(manifest: ModelManifest) -> None:
+    """Check that the weights of a model are there and are the right ones.
+
+    Raises:
+        WeightsError: They are missing or damaged; the text says so too if none are shipped for the model.
+    """
+    weights = manifest.weights
+    if weights.sha256 is None and not weights.path.is_file():
+        raise WeightsError(f'{unshipped_weights(manifest)} (looked for {weights.path})')
+    verify_file(weights.path, weights.sha256)
+
+
+def unshipped_weights(manifest: ModelManifest) -> str:
+    """Return what to say of a model that comes without weights."""
+    return (
+        f'no weights are shipped for model {manifest.name!r}; to try its size and speed with random ones: '
+        f'python -m fisa_ros.tools.export --model {shlex.quote(manifest.argument)} --random-weights'
+    )
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sum of a file as hexadecimal digits.
+
+    Raises:
+        WeightsError: It cannot be read.
+    """
+    try:
+        with path.open('rb') as file:
+            return hashlib.file_digest(file, 'sha256').hexdigest()
+    except OSError as error:
+        raise WeightsError(f'weights {path} cannot be read: {error}') from error
+
+
+def verify_file(path: Path, sha256: str | None) -> None:
+    """Check that a file is there and, if its sum is given, that it is the right one.
 
     Raises:
         WeightsError: It is missing or its sum is another; the text names both sums.
     """
-    try:
-        with path.open('rb') as file:
-            found = hashlib.file_digest(file, 'sha256').hexdigest()
-    except OSError as error:
-        raise WeightsError(f'weights {path} cannot be read: {error}') from error
-    if found != sha256:
+    found = file_sha256(path)
+    if sha256 is not None and found != sha256:
         size = path.stat().st_size
         raise WeightsError(f'weights {path} ({size} bytes) are damaged: sha256 is {found}, expected {sha256}')
 
@@ -162,6 +205,7 @@ def _build(reader: _Reader) -> ModelManifest:
         text_encoder=reader.component('text_encoder'),
         prompt_templates=_templates(reader),
         thresholds=_thresholds(_Reader(reader.path, reader.get('thresholds'), 'thresholds.')),
+        path=reader.path,
     )
 
 
@@ -174,10 +218,14 @@ def _size(reader: _Reader) -> tuple[int, int]:
 
 def _weights(reader: _Reader) -> WeightsFile:
     reader.refuse_unknown(('file', 'sha256'))
+    path = reader.path.parent / reader.text('file')
+    if reader.get('sha256') is None:
+        # The sum of what a user put there: graphs and embeddings of other weights must not pass for those of these.
+        return WeightsFile(path, file_sha256(path) if path.is_file() else None)
     sha256 = reader.text('sha256').lower()
     if len(sha256) != 64 or not set(sha256) <= set('0123456789abcdef'):
         raise reader.error('sha256', f'must be 64 hexadecimal digits, got {sha256!r}')
-    return WeightsFile(reader.path.parent / reader.text('file'), sha256)
+    return WeightsFile(path, sha256)
 
 
 def _templates(reader: _Reader) -> tuple[str, ...]:

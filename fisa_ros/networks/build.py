@@ -121,11 +121,11 @@ def build_generator(entry: Mapping[str, Any]) -> nn.Module:
 
 
 def build_text_encoder(entry: Mapping[str, Any]) -> TextEncoder:
-    """Load a text encoder.
+    """Build a text encoder, with random weights unless it brings its own.
 
     Raises:
         ManifestError: Unknown type or arguments.
-        WeightsError: Its files are missing.
+        WeightsError: The files that it brings are missing.
     """
     encoder: TextEncoder = _build('text_encoder', _TEXT_ENCODERS, entry)
     return encoder

@@ -29,12 +29,14 @@ class TextEncoder(nn.Module):
         tokenizer: Truncates and pads.
         max_tokens: Tokens beyond this many of a sentence are cut off.
         is_cleaned: Whether a sentence goes through `clean_clip_text` first.
+        has_own_weights: Whether it brings its weights; otherwise the model's weights file holds them.
         dim: Length D of an embedding.
     """
 
     tokenizer: Tokenizer
     max_tokens: int
     is_cleaned: bool
+    has_own_weights: bool
     dim: int
 
     def encode(self, sentences: Sequence[str]) -> Tensor:
@@ -65,6 +67,7 @@ class SentenceEncoder(TextEncoder):
 
     max_tokens = _MAX_TOKENS
     is_cleaned = False
+    has_own_weights = True
 
     def __init__(self, package: str) -> None:
         super().__init__()
@@ -106,6 +109,7 @@ class ClipTextEncoder(TextEncoder):
     """
 
     is_cleaned = True
+    has_own_weights = False
 
     def __init__(self, model: str) -> None:
         super().__init__()

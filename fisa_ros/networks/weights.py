@@ -1,35 +1,72 @@
 """Reading and writing weights as safetensors."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fisa_ros.core.errors import WeightsError
+from fisa_ros.networks.text_encoder import TextEncoder
 
+# Begins the names of the text encoder's tensors, where it does not bring its own weights.
+_TEXT_ENCODER = 'text_encoder.'
 _SHOWN = 5
 
 
-def _listed(names: list[str]) -> str:
-    more = f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''
-    return ', '.join(names[:_SHOWN]) + more
-
-
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Load a file into a module; nothing is changed unless every tensor fits.
+    """Load a file, but for the text encoder's tensors, into a module; nothing is changed unless every tensor fits.
 
     Raises:
         WeightsError: The file is missing or corrupt, or a tensor is missing, surplus, misshapen or not finite.
     """
+    expected = module.state_dict()
+    tensors = _read(path, is_text=False)
+    _require_fit(path, 'network', tensors, expected)
+    module.load_state_dict(tensors)
+
+
+def load_text_weights(encoder: TextEncoder, path: Path) -> None:
+    """Load the text encoder's tensors of a file; there must be none where the encoder brings its own.
+
+    Raises:
+        WeightsError: As `load_weights`.
+    """
+    expected = {} if encoder.has_own_weights else encoder.state_dict(prefix=_TEXT_ENCODER)
+    tensors = _read(path, is_text=True)
+    _require_fit(path, 'text encoder', tensors, expected)
+    if expected:
+        encoder.load_state_dict({name.removeprefix(_TEXT_ENCODER): tensor for name, tensor in tensors.items()})
+
+
+def save_weights(module: nn.Module, path: Path, text_encoder: TextEncoder | None = None) -> None:
+    """Write a module's weights, matrices in half precision, and those of a text encoder that does not bring its own."""
+    state = module.state_dict()
+    if text_encoder is not None and not text_encoder.has_own_weights:
+        state |= text_encoder.state_dict(prefix=_TEXT_ENCODER)
+    tensors = {
+        name: (tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor).contiguous().clone()
+        for name, tensor in state.items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Written aside first, so that an interrupted write leaves the old file.
+    aside = path.with_name(path.name + '.tmp')
+    save_file({name: tensor.to(torch.device('cpu')) for name, tensor in tensors.items()}, aside)
+    aside.replace(path)
+
+
+def _read(path: Path, *, is_text: bool) -> dict[str, Tensor]:
     try:
-        tensors = load_file(path)
+        with safe_open(path, 'pt') as file:
+            names = [name for name in file.keys() if name.startswith(_TEXT_ENCODER) == is_text]  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError) as error:
         raise WeightsError(f'weights {path} cannot be read: {error}') from error
-    expected = module.state_dict()
-    missing = sorted(set(expected) - set(tensors))
-    surplus = sorted(set(tensors) - set(expected))
+
+
+def _require_fit(path: Path, part: str, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     misshapen = [
         f'{name} {tuple(tensors[name].shape)} instead of {tuple(expected[name].shape)}'
         for name in sorted(set(expected) & set(tensors))
@@ -39,23 +76,17 @@ def load_weights(module: nn.Module, path: Path) -> None:
     problems = [
         f'{problem}: {_listed(names)}'
         for problem, names in (
-            ('missing', missing), ('surplus', surplus), ('misshapen', misshapen), ('not finite', broken),
+            ('missing', sorted(set(expected) - set(tensors))),
+            ('surplus', sorted(set(tensors) - set(expected))),
+            ('misshapen', misshapen),
+            ('not finite', broken),
         )
         if names
-    ]  # fmt: skip
+    ]
     if problems:
-        raise WeightsError(f'weights {path} do not fit the network: ' + '; '.join(problems))
-    module.load_state_dict(tensors)
+        raise WeightsError(f'weights {path} do not fit the {part}: ' + '; '.join(problems))
 
 
-def save_weights(module: nn.Module, path: Path) -> None:
-    """Write a module's weights, matrices in half precision."""
-    tensors = {
-        name: (tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor).contiguous().clone()
-        for name, tensor in module.state_dict().items()
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Written aside first, so that an interrupted write leaves the old file.
-    aside = path.with_name(path.name + '.tmp')
-    save_file({name: tensor.to(torch.device('cpu')) for name, tensor in tensors.items()}, aside)
-    aside.replace(path)
+def _listed(names: list[str]) -> str:
+    more = f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''
+    return ', '.join(names[:_SHOWN]) + more

@@ -86,7 +86,7 @@ def _bytes(shape: tuple[int, ...] | None, item_bytes: int) -> int:
 
 
 def _flop(node: NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    if node.op_type not in ('Conv', 'ConvTranspose', 'MatMul', 'Gemm'):
+    if node.op_type not in ('Conv', 'ConvTranspose', 'MatMul', 'Gemm', 'Einsum'):
         return 0
     left, right = shapes.get(node.input[0]), shapes.get(node.input[1])
     out = shapes.get(node.output[0])
@@ -96,6 +96,16 @@ def _flop(node: NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
         return 2 * math.prod(out) * math.prod(right[1:])
     if node.op_type == 'ConvTranspose':
         return 2 * math.prod(left) * math.prod(right[1:])
+    if node.op_type == 'Einsum':
+        return 2 * _einsum_products(node, left, right)
     attributes = {entry.name: entry.i for entry in node.attribute}
     inner = left[0] if node.op_type == 'Gemm' and attributes.get('transA') else left[-1]
     return 2 * math.prod(out) * inner
+
+
+def _einsum_products(node: NodeProto, left: tuple[int, ...], right: tuple[int, ...]) -> int:
+    equation = helper.get_node_attr_value(node, 'equation').decode().replace(' ', '')
+    terms = equation.partition('->')[0].split(',')
+    if len(terms) != 2 or len(terms[0]) != len(left) or len(terms[1]) != len(right):
+        raise GraphsError(f'products of Einsum {node.name or node.output[0]} with {equation!r} cannot be counted')
+    return math.prod((dict(zip(terms[0], left, strict=True)) | dict(zip(terms[1], right, strict=True))).values())

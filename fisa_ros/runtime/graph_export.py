@@ -16,20 +16,19 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from fisa_ros.core.errors import GraphsError
-from fisa_ros.core.manifest import ModelManifest, verify_file
+from fisa_ros.core.manifest import ModelManifest
 from fisa_ros.core.vocabulary_state import NUM_SEMANTIC_TOKENS, VocabularyState
-from fisa_ros.networks.build import build_network, build_text_encoder
 from fisa_ros.networks.conv_stem import fold_batch_norms
+from fisa_ros.networks.load import load_network, load_text_encoder
 from fisa_ros.networks.panoptic_head import PanopticHead, ThresholdTensors
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
-from fisa_ros.networks.weights import load_weights
 from fisa_ros.runtime import graph_files
 from fisa_ros.runtime.graph_quantization import add_int8_encoder
 from fisa_ros.runtime.onnx_lint import load_and_lint
 
 OPSET = 20
-# A file of protobuf ends at 2 GiB; what is larger keeps its weights beside it.
-_MAX_INLINE_BYTES = 1 << 30
+# What is larger keeps its weights beside it: a file of protobuf ends at 2 GiB, and each step of an export copies it.
+_MAX_INLINE_BYTES = 1 << 27
 _MAX_SYNONYMS = 8
 _MAX_CLASSES = 65535
 _LOG = logging.getLogger('fisa_ros.export')
@@ -93,9 +92,7 @@ def export_graphs(
         WeightsError: The weights are missing or do not fit.
         GraphsError: A graph has something that TensorRT does not take.
     """
-    verify_file(manifest.weights.path, manifest.weights.sha256)
-    network = build_network(manifest.generator, manifest.classifier)
-    load_weights(network, manifest.weights.path)
+    network = load_network(manifest)
     fold_batch_norms(network.eval())
     network.requires_grad_(False)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +151,7 @@ def _export_network(network: SegmentationNetwork, manifest: ModelManifest, folde
 
 def _export_text(manifest: ModelManifest, folder: Path) -> bool:
     """Export the text encoder and its tokenizer; return whether sentences are cleaned first."""
-    encoder = build_text_encoder(manifest.text_encoder)
+    encoder = load_text_encoder(manifest)
     encoder.tokenizer.save(str(folder / graph_files.TOKENIZER_FILE))
     batch, is_padded_to = {0: Dim('sentences', min=1, max=4096)}, (encoder.tokenizer.padding or {}).get('length')
     length = is_padded_to or 9

@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass
 import hashlib
 import json
 from pathlib import Path
+import shlex
 from typing import Any
 
 from fisa_ros.core.errors import GraphsError
-from fisa_ros.core.manifest import ModelManifest
+from fisa_ros.core.manifest import ModelManifest, unshipped_weights
 from fisa_ros.core.resources import cache_dir
 
 # Raised whenever the same model would be exported to other graphs.
@@ -79,7 +80,7 @@ def graphs_folder(manifest: ModelManifest) -> Path:
 
 def export_command(manifest: ModelManifest) -> str:
     """Return the command that makes the graphs of a model."""
-    return f'python -m fisa_ros.tools.export --model {manifest.name}'
+    return f'python -m fisa_ros.tools.export --model {shlex.quote(manifest.argument)}'
 
 
 def write_description(folder: Path, description: GraphsDescription) -> None:
@@ -104,9 +105,8 @@ def open_graphs(folder: Path, manifest: ModelManifest) -> GraphsDescription:
     try:
         document = json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError:
-        raise GraphsError(
-            f'model {manifest.name!r} has no exported graphs in {folder}: {export_command(manifest)}'
-        ) from None
+        how = export_command(manifest) if manifest.weights.sha256 else unshipped_weights(manifest)
+        raise GraphsError(f'model {manifest.name!r} has no exported graphs in {folder}: {how}') from None
     except (OSError, ValueError) as error:
         raise GraphsError(f'{path} cannot be read: {error}; {mend}') from error
     description = _description(document, path, mend)

@@ -4,11 +4,17 @@ Limits of TensorRT 10.3 to 11: its operator list, and defects that users reporte
 """
 
 from collections.abc import Iterator
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+from fisa_ros.core.errors import GraphsError
 
 MAX_OPSET = 20
 _REFUSED = {
@@ -26,11 +32,15 @@ _REFUSED = {
 _MAX_FINITE = 65504.0
 
 
-def lint(model: ModelProto) -> list[str]:
+def lint(model: ModelProto, folder: Path | None = None) -> list[str]:
     """Return what is wrong with a graph for TensorRT, a sentence each; empty if nothing is.
 
     Args:
-        model: The graph with shapes inferred and without external data, or with it loaded.
+        model: The graph with shapes inferred.
+        folder: Where the files of its external data are, which are read a constant at a time.
+
+    Raises:
+        GraphsError: External data are missing or end too early.
     """
     problems = [
         f'opset {entry.version} is above {MAX_OPSET}'
@@ -42,15 +52,14 @@ def lint(model: ModelProto) -> list[str]:
         for entry in model.opset_import
         if entry.domain not in ('', 'ai.onnx') and any(node.domain == entry.domain for node in _nodes(model.graph))
     ]
-    types = _element_types(model.graph)
-    constants = {entry.name: entry for entry in model.graph.initializer}
+    types: dict[str, int] = {}
+    for graph in _graphs(model.graph):
+        types |= _element_types(graph)
     for node in _nodes(model.graph):
         problems += [f'{_where(node)} {problem}' for problem in _node_problems(node, types)]
-        if node.op_type == 'Constant':
-            constants |= {name: entry.t for name in node.output for entry in node.attribute if entry.name == 'value'}
-    for name, tensor in constants.items():
+    for name, tensor in _constants(model.graph):
         if tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE):
-            problems += _constant_problems(name, numpy_helper.to_array(tensor))
+            problems += _constant_problems(name, _values(tensor, folder))
     return problems
 
 
@@ -77,21 +86,61 @@ def _node_problems(node: NodeProto, types: dict[str, int]) -> Iterator[str]:
         yield 'may only have its output Y'
 
 
-def _constant_problems(name: str, values: np.ndarray) -> Iterator[str]:
-    if np.isnan(values).any():
+def _constant_problems(name: str, values: NDArray[Any]) -> Iterator[str]:
+    # Without copies, as a constant may have hundreds of millions of bytes; NaN is both the least and the largest.
+    reach = float(max(-values.min(), values.max())) if values.size else 0.0
+    if np.isnan(reach):
         yield f'constant {name} has NaN'
-    elif values.size and not np.isfinite(values).all():
+    elif np.isinf(reach):
         yield f'constant {name} has infinities, use a finite number'
-    elif values.size and np.abs(values).max() > _MAX_FINITE:
-        yield f'constant {name} reaches {np.abs(values).max():g}, half precision ends at {_MAX_FINITE:g}'
+    elif reach > _MAX_FINITE:
+        yield f'constant {name} reaches {reach:g}, half precision ends at {_MAX_FINITE:g}'
+
+
+def _constants(graph: GraphProto) -> Iterator[tuple[str, TensorProto]]:
+    for inner in _graphs(graph):
+        yield from ((entry.name, entry) for entry in inner.initializer)
+    for node in _nodes(graph):
+        if node.op_type not in ('Constant', 'ConstantOfShape'):
+            continue
+        for attribute in node.attribute:
+            if attribute.name == 'value':
+                yield node.output[0], attribute.t
+            elif attribute.name in ('value_float', 'value_floats'):
+                numbers = np.atleast_1d(np.asarray(helper.get_attribute_value(attribute), np.float32))
+                yield node.output[0], numpy_helper.from_array(numbers)
+
+
+def _values(tensor: TensorProto, folder: Path | None) -> NDArray[Any]:
+    if folder is None or not uses_external_data(tensor):
+        return numpy_helper.to_array(tensor)
+    info = ExternalDataInfo(tensor)
+    path = folder / info.location
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    count = math.prod(tensor.dims)
+    if not count:
+        return np.zeros(0, dtype)
+    offset = info.offset or 0
+    try:
+        size = path.stat().st_size
+        if size < offset + count * dtype.itemsize:
+            raise GraphsError(f'{path} has {size} bytes, but {tensor.name} ends at {offset + count * dtype.itemsize}')
+        return np.memmap(path, dtype, 'r', offset, (count,))
+    except OSError as error:
+        raise GraphsError(f'{path} cannot be read: {error}') from error
+
+
+def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in [attribute.g, *attribute.graphs]:
+                yield from _graphs(inner)
 
 
 def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in [attribute.g, *attribute.graphs]:
-                yield from _nodes(inner)
+    for inner in _graphs(graph):
+        yield from inner.node
 
 
 def _element_types(graph: GraphProto) -> dict[str, int]:
@@ -105,5 +154,10 @@ def _where(node: NodeProto) -> str:
 
 
 def load_and_lint(path: Path) -> list[str]:
-    """Return `lint` of a file, external data and inferred shapes included."""
-    return lint(onnx.shape_inference.infer_shapes(onnx.load(str(path))))
+    """Return `lint` of a file, inferred shapes and external data included; of the latter a constant is read at a time.
+
+    Raises:
+        GraphsError: External data are missing or end too early.
+    """
+    model = onnx.load(str(path), load_external_data=False)
+    return lint(onnx.shape_inference.infer_shapes(model), path.parent)

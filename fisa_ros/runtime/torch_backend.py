@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from fisa_ros.core.manifest import ModelManifest, verify_file
+from fisa_ros.core.manifest import ModelManifest
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.core.vocabulary_state import NUM_SEMANTIC_TOKENS, VocabularyState
-from fisa_ros.networks.build import build_network, build_text_encoder
 from fisa_ros.networks.conv_stem import fold_batch_norms
+from fisa_ros.networks.load import load_network, load_text_encoder
 from fisa_ros.networks.panoptic_head import PanopticOutput, ThresholdTensors, merge
-from fisa_ros.networks.weights import load_weights
 from fisa_ros.runtime.backend import ProposedMasks, RawSegmentation, StageClock, sure_mask_logits
 
 
@@ -40,12 +39,10 @@ class TorchBackend:
         self.device = device
         self._threads = threads
         self.image_size_hw = manifest.image_size_hw
-        verify_file(manifest.weights.path, manifest.weights.sha256)
-        self._network = build_network(manifest.generator, manifest.classifier)
-        load_weights(self._network, manifest.weights.path)
+        self._network = load_network(manifest)
         fold_batch_norms(self._network.eval())
         self._network.requires_grad_(False).to(device).to(memory_format=torch.channels_last)
-        self._text_encoder = build_text_encoder(manifest.text_encoder).to(device)
+        self._text_encoder = load_text_encoder(manifest).to(device)
         self.embedding_dim = self._text_encoder.dim
 
     @property

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 import logging
 from pathlib import Path
+import shlex
 import sys
 import time
 from typing import Any
@@ -13,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fisa_ros.core.errors import ImageError
-from fisa_ros.core.manifest import load_manifest
-from fisa_ros.core.resources import share_dir
+from fisa_ros.core.manifest import ModelManifest, load_manifest
+from fisa_ros.core.resources import cache_dir, share_dir
 from fisa_ros.core.vocabulary import VocabularyRegistry, VocabularyRequest
 from fisa_ros.pipeline.segmenter import Segmenter, scale_image
 from fisa_ros.runtime.graph_files import graphs_folder
@@ -38,12 +39,26 @@ def _parser() -> argparse.ArgumentParser:
         'back-ends onnxruntime and tensorrt look for them. Needs PyTorch; the graphs may be copied to a robot without.',
     )
     parser.add_argument('--model', default='fisa-tiny', help='name or manifest of the model (default: %(default)s)')
-    parser.add_argument('--out', type=Path, help='folder to write, replaced if it exists (default: in the cache)')
+    parser.add_argument(
+        '--out',
+        type=Path,
+        help='folder to write, replaced if it exists; with --random-weights, that of the model (default: in the cache)',
+    )
+    parser.add_argument(
+        '--random-weights',
+        type=int,
+        nargs='?',
+        const=0,
+        metavar='SEED',
+        help='first make a model of random numbers, to measure size and speed: weights and a manifest, whose path is '
+        'printed and which other tools take as --model',
+    )
     parser.add_argument(
         '--frames',
         type=Path,
         default=share_dir() / 'models' / 'reference_frames',
-        help=f'folder of at least {_MIN_FRAMES} images like those the robot will see; back-ends are compared on them',
+        help='folder of images like those the robot will see, on which back-ends are compared: '
+        f'at least {_MIN_FRAMES}, or 1 with --random-weights',
     )
     parser.add_argument('--vocabulary', default='indoor', help='words of the comparison (default: %(default)s)')
     parser.add_argument('--json', action='store_true', help='print one JSON object')
@@ -55,19 +70,23 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     from fisa_ros.runtime.graph_export import export_graphs
 
     started = time.monotonic()
-    manifest = load_manifest(options.model)
+    manifest = _random_model(options) if options.random_weights is not None else load_manifest(options.model)
     request = VocabularyRequest.parse(options.vocabulary)
-    frames = [scale_image(frame, manifest.image_size_hw) for frame in _read_frames(options.frames)]
-    segmenter = Segmenter.load(options.model, 'torch', 'cpu')
+    least = 1 if options.random_weights is not None else _MIN_FRAMES
+    frames = [scale_image(frame, manifest.image_size_hw) for frame in _read_frames(options.frames, least)]
+    segmenter = Segmenter.load(manifest.argument, 'torch', 'cpu')
     try:
         state = segmenter.prepare(VocabularyRegistry().propose(request))
     finally:
         segmenter.close()
-    folder = options.out or graphs_folder(manifest)
+    del segmenter
+    # Back-ends look in the cache.
+    folder = graphs_folder(manifest) if options.random_weights is not None else options.out or graphs_folder(manifest)
     description = export_graphs(manifest, folder, frames, state)
     sizes = {name: (folder / name).stat().st_size for name in description.files}
     return {
         'model': manifest.name,
+        'manifest': str(manifest.path),
         'folder': str(folder),
         'files': sizes,
         'frames': len(frames),
@@ -76,10 +95,18 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _read_frames(folder: Path) -> list[NDArray[np.uint8]]:
+def _random_model(options: argparse.Namespace) -> ModelManifest:
+    from fisa_ros.networks.random_model import write_random_model
+
+    manifest = load_manifest(options.model)
+    folder = options.out or cache_dir() / 'random' / f'{manifest.name}-{options.random_weights}'
+    return load_manifest(write_random_model(manifest, folder.absolute(), options.random_weights))
+
+
+def _read_frames(folder: Path, least: int) -> list[NDArray[np.uint8]]:
     paths = sorted(path for path in folder.glob('*') if path.suffix.lower() in ('.jpg', '.jpeg', '.png'))
-    if len(paths) < _MIN_FRAMES:
-        raise ImageError(f'{folder} has {len(paths)} images (.jpg, .png), at least {_MIN_FRAMES} are needed')
+    if len(paths) < least:
+        raise ImageError(f'{folder} has {len(paths)} images (.jpg, .png), at least {least} are needed')
     frames = []
     for path in paths:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
@@ -93,6 +120,7 @@ def _print_files(summary: dict[str, Any]) -> None:
     for name, size in summary['files'].items():
         print(f'{name:16}{size / 1e6:10.1f} MB')
     print(f'{summary["model"]} exported in {summary["seconds"]:.0f} s to {summary["folder"]}')
+    print(f'for other tools: --model {shlex.quote(summary["manifest"])}')
 
 
 if __name__ == '__main__':

@@ -19,12 +19,13 @@ from typing import Any
 import yaml
 
 from fisa_ros.core.errors import DataError, FisaError
+from fisa_ros.core.manifest import file_sha256
 from fisa_ros.core.resources import share_dir
 from fisa_ros.networks.build import build_network
 from fisa_ros.networks.image_tower import Regions
 from fisa_ros.training.recipe import load_recipe
 from fisa_ros.training.simo import simo_parameters
-from fisa_ros.training.stages import file_sha256, write_untuned_model
+from fisa_ros.training.stages import write_untuned_model
 
 _LOG = logging.getLogger('fisa_ros.reproduce')
 _RESULT = 'scores.json'

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch import nn
 import yaml
 
 from fisa_ros.core.errors import DataError
-from fisa_ros.core.manifest import load_manifest, verify_file
+from fisa_ros.core.manifest import file_sha256, load_manifest
 from fisa_ros.core.resources import share_dir
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.core.vocabulary_state import NUM_SEMANTIC_TOKENS
@@ -22,9 +21,10 @@ from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.datasets.synonyms import read_synonyms
 from fisa_ros.networks.build import build_generator, build_network, build_text_encoder
 from fisa_ros.networks.image_tower import Regions
+from fisa_ros.networks.load import load_network
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
 from fisa_ros.networks.tiny_generator import TinyMaskGenerator
-from fisa_ros.networks.weights import load_weights, save_weights
+from fisa_ros.networks.weights import save_weights
 from fisa_ros.training.checkpoint import write_atomically
 from fisa_ros.training.clip_stage import ClipOptions, train_clip
 from fisa_ros.training.fisa_stage import FisaOptions, train_fisa
@@ -69,6 +69,8 @@ def run_stage(recipe: Recipe, data: Path, out: Path, run: RunSettings, earlier: 
         return
     network = build_network(_part(recipe, 'generator'), _part(recipe, 'classifier'))
     encoder = build_text_encoder(_part(recipe, 'text_encoder'))
+    if not encoder.has_own_weights:
+        raise DataError(f'{recipe.where}: text_encoder of a training must bring its weights, as type sentence does')
     load_generator(network, recipe, earlier)
     if recipe.stage == 'clip':
         clip_options = parse_options(ClipOptions, recipe.options, recipe.where)
@@ -145,12 +147,6 @@ def _sources(recipe: Recipe, data: Path, earlier: Path) -> dict[str, str]:
     if recipe.stage == 'fisa':
         paths['clip'] = earlier / 'clip' / CHECKPOINT_NAME
     return {name: file_sha256(path) for name, path in paths.items() if path.is_file()}
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sum of a file."""
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def open_split(data: Path, split: str) -> PanopticDataset:
@@ -238,11 +234,7 @@ def _part(recipe: Recipe, name: str) -> Mapping[str, Any]:
 
 
 def _initial_network(model: str) -> SegmentationNetwork:
-    manifest = load_manifest(model)
-    verify_file(manifest.weights.path, manifest.weights.sha256)
-    network = build_network(manifest.generator, manifest.classifier)
-    load_weights(network, manifest.weights.path)
-    return network
+    return load_network(load_manifest(model))
 
 
 def load_generator(network: SegmentationNetwork, recipe: Recipe, out: Path) -> None:

@@ -12,6 +12,11 @@ SEGMENT_NODE = Path(__file__).absolute().parents[2] / 'scripts' / 'segment_node'
     [
         ({'model': 'fisa-huge'}, "cannot configure: unknown model 'fisa-huge'"),
         ({'model': '/nowhere/model.yaml'}, 'cannot configure: model manifest /nowhere/model.yaml cannot be read'),
+        ({'model': 'fisa-s', 'device': 'cpu'}, "cannot configure: no weights are shipped for model 'fisa-s'; to try"),
+        (
+            {'model': 'fisa-s', 'backend': 'onnxruntime'},
+            'tools.export --model fisa-s --random-weights',
+        ),
         ({'backend': 'foo'}, 'cannot start: parameter backend must be one of auto, torch, onnxruntime, tensorrt'),
         ({'backend': 'tensorrt', 'device': 'cpu'}, "cannot configure: back-end 'tensorrt' runs on a GPU"),
         ({'backend': 'onnxruntime', 'device': 'cuda'}, "cannot configure: back-end 'onnxruntime' runs on the CPU"),

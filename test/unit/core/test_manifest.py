@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from fisa_ros.core.errors import ManifestError, WeightsError
-from fisa_ros.core.manifest import WeightsFile, load_manifest, shipped_models, verify_file
+from fisa_ros.core.manifest import WeightsFile, load_manifest, shipped_models, verify_file, verify_weights
 from fisa_ros.core.thresholds import Thresholds
 
 SHA256 = 'ab' * 32
@@ -106,7 +106,7 @@ def test_a_path_that_is_not_there(tmp_path):
 
 
 def test_shipped_manifests_are_sound():
-    assert 'fisa-tiny' in shipped_models()
+    assert set(shipped_models()) >= {'fisa-tiny', 'fisa-s', 'fisa-l', 'pooled-l'}
     for name in shipped_models():
         assert load_manifest(name).name == name
 
@@ -119,5 +119,26 @@ def test_verify_file(tmp_path):
     path.write_bytes(b'bad')
     with pytest.raises(WeightsError, match=rf'\(3 bytes\) are damaged: sha256 is {bad}, expected {good}'):
         verify_file(path, good)
-    with pytest.raises(WeightsError, match='cannot be read'):
-        verify_file(tmp_path / 'none', good)
+    verify_file(path, None)
+    for sha256 in (good, None):
+        with pytest.raises(WeightsError, match='cannot be read'):
+            verify_file(tmp_path / 'none', sha256)
+
+
+def test_weights_that_are_not_shipped(tmp_path):
+    path = write(tmp_path, document() | {'weights': {'file': 'tiny.safetensors', 'sha256': None}})
+    manifest = load_manifest(path)
+    assert manifest.weights == WeightsFile(tmp_path / 'tiny.safetensors', None)
+    expected = f"no weights are shipped for model 'tiny'; .*tools.export --model {path} --random-weights .*for .*tiny"
+    with pytest.raises(WeightsError, match=expected):
+        verify_weights(manifest)
+    manifest.weights.path.write_bytes(b'good')
+    verify_weights(manifest)
+    # Whoever puts other weights there must not get what was made of the first.
+    assert load_manifest(path).weights.sha256 == hashlib.sha256(b'good').hexdigest()
+
+
+def test_what_names_a_model_on_a_command_line(tmp_path):
+    assert load_manifest('fisa-s').argument == 'fisa-s'
+    path = write(tmp_path, document())
+    assert load_manifest(path).argument == str(path)

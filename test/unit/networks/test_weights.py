@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from fisa_ros.core.errors import WeightsError
-from fisa_ros.networks.weights import load_weights, save_weights
+from fisa_ros.networks.text_encoder import TextEncoder
+from fisa_ros.networks.weights import load_text_weights, load_weights, save_weights
 
 
 @pytest.fixture
@@ -86,3 +87,39 @@ def test_missing_or_corrupt_files_are_named(module, tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(WeightsError, match=r'w\.safetensors cannot be read'):
         load_weights(module, path)
+
+
+def text_encoder(has_own_weights):
+    encoder = TextEncoder()
+    encoder.model = nn.Linear(4, 2)
+    encoder.has_own_weights = has_own_weights
+    return encoder
+
+
+def test_a_text_encoder_lies_in_the_same_file(module, tmp_path):
+    path = tmp_path / 'w.safetensors'
+    saved, loaded = text_encoder(False), text_encoder(False)
+    save_weights(module, path, saved)
+    names = {'text_encoder.model.weight', 'text_encoder.model.bias'}
+    assert set(load_file(path)) == set(module.state_dict()) | names
+    other = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    load_weights(other, path)
+    load_text_weights(loaded, path)
+    assert torch.equal(other[0].bias, module[0].bias)
+    assert torch.equal(loaded.model.bias, saved.model.bias)
+    torch.testing.assert_close(loaded.model.weight, saved.model.weight, atol=1e-3, rtol=1e-3)
+
+
+def test_a_text_encoder_that_brings_its_weights_has_none_in_the_file(module, tmp_path):
+    path = tmp_path / 'w.safetensors'
+    own = text_encoder(True)
+    before = own.model.weight.clone()
+    save_weights(module, path, own)
+    assert set(load_file(path)) == set(module.state_dict())
+    load_text_weights(own, path)
+    assert torch.equal(own.model.weight, before)
+    with pytest.raises(WeightsError, match=r'do not fit the text encoder: missing: text_encoder\.model\.bias, text_'):
+        load_text_weights(text_encoder(False), path)
+    save_weights(module, path, text_encoder(False))
+    with pytest.raises(WeightsError, match=r'do not fit the text encoder: surplus: text_encoder\.model\.bias'):
+        load_text_weights(own, path)

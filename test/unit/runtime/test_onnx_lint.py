@@ -3,6 +3,7 @@ import onnx
 from onnx import TensorProto, helper
 import pytest
 
+from fisa_ros.core.errors import GraphsError
 from fisa_ros.runtime.onnx_lint import lint, load_and_lint
 
 FLOAT = TensorProto.FLOAT
@@ -97,8 +98,144 @@ def test_opsets_and_domains():
     assert lint(model(node('Relu'), domains=['com.microsoft'])) == []
 
 
-def test_files_with_weights_beside_them(tmp_path):
-    path = tmp_path / 'big.onnx'
-    made = model(node('Add', 'x', 'mask'), constants=[('mask', np.full(2048, np.inf))])
+@pytest.mark.parametrize('attribute', [{'value_float': -np.inf}, {'value_floats': [0.0, -np.inf]}])
+def test_masks_in_attributes_are_searched(attribute):
+    made = model(helper.make_node('Constant', [], ['mask'], **attribute), node('Add', 'x', 'mask'))
+    assert lint(made) == ['constant mask has infinities, use a finite number']
+
+
+def test_masks_that_are_filled_are_searched():
+    value = onnx.numpy_helper.from_array(np.array([-np.inf], np.float32))
+    made = model(helper.make_node('ConstantOfShape', ['s'], ['mask'], value=value), node('Add', 'x', 'mask'))
+    assert lint(made) == ['constant mask has infinities, use a finite number']
+
+
+def test_constants_of_branches_are_searched():
+    mask = onnx.numpy_helper.from_array(np.array([np.inf], np.float32), 'mask')
+    inner = helper.make_graph(
+        [node('Add', 'x', 'mask')], 'inner', [], [helper.make_empty_tensor_value_info('y')], [mask]
+    )
+    outer = helper.make_node('If', ['x'], ['z'], name='choice', then_branch=inner, else_branch=inner)
+    assert 'constant mask has infinities, use a finite number' in lint(model(outer))
+
+
+def save_outside(folder, values):
+    folder.mkdir(exist_ok=True)
+    path = folder / 'big.onnx'
+    made = model(
+        node('Add', 'x', 'mask'), constants=[('other', np.ones(3)), ('mask', values), ('empty', np.zeros((0, 4)))]
+    )
     onnx.save_model(made, path, save_as_external_data=True, location='big.data', size_threshold=0)
-    assert len(load_and_lint(path)) == 1
+    return path
+
+
+def test_files_with_weights_beside_them(tmp_path):
+    assert load_and_lint(save_outside(tmp_path, np.full(2048, -1e4))) == []
+    assert load_and_lint(save_outside(tmp_path / 'inf', np.full(2048, np.inf))) == [
+        'constant mask has infinities, use a finite number'
+    ]
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda path: path.unlink(), r'big\.data cannot be read'),
+        (lambda path: path.write_bytes(path.read_bytes()[:-4]), r'big\.data has \d+ bytes, but mask ends at \d+'),
+    ],
+)
+def test_weights_that_are_missing_beside_a_file_are_named(tmp_path, change, message):
+    path = save_outside(tmp_path, np.ones(2048))
+    change(tmp_path / 'big.data')
+    with pytest.raises(GraphsError, match=message):
+        load_and_lint(path)
+
+
+def whole_model(nodes, inputs, output, opset=20, constants=(), rank=4):
+    """A model that ONNX itself finds sound."""
+    graph = helper.make_graph(
+        nodes,
+        'graph',
+        [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in inputs],
+        [helper.make_tensor_value_info('y', output, [None] * rank)],
+        [onnx.numpy_helper.from_array(values, name) for name, values in constants],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid('', opset)])
+
+
+IMAGE = ('x', FLOAT, [1, 2, 4, 4])
+SCALES = ('scales', np.array([1, 1, 2, 2], np.float32))
+
+
+def branches():
+    made = [helper.make_node('Relu', ['x'], [name]) for name in ('a', 'b')]
+    graphs = [
+        helper.make_graph([entry], 'branch', [], [helper.make_tensor_value_info(entry.output[0], FLOAT, [None] * 4)])
+        for entry in made
+    ]
+    return helper.make_node('If', ['c'], ['y'], then_branch=graphs[0], else_branch=graphs[1])
+
+
+def loop():
+    body = helper.make_graph(
+        [helper.make_node('Identity', ['go'], ['on']), helper.make_node('Relu', ['state'], ['next'])],
+        'body',
+        [
+            helper.make_tensor_value_info('i', TensorProto.INT64, []),
+            helper.make_tensor_value_info('go', TensorProto.BOOL, []),
+            helper.make_tensor_value_info('state', FLOAT, [None] * 4),
+        ],
+        [
+            helper.make_tensor_value_info('on', TensorProto.BOOL, []),
+            helper.make_tensor_value_info('next', FLOAT, [None] * 4),
+        ],
+    )
+    return helper.make_node('Loop', ['n', 'c', 'x'], ['y'], body=body)
+
+
+REFUSED = {
+    'GridSample': whole_model(
+        [helper.make_node('GridSample', ['x', 'grid'], ['y'])], [IMAGE, ('grid', FLOAT, [1, 3, 3, 2])], FLOAT
+    ),
+    'NonZero': whole_model([helper.make_node('NonZero', ['x'], ['y'])], [IMAGE], TensorProto.INT64, rank=2),
+    'OneHot': whole_model(
+        [helper.make_node('OneHot', ['i', 'depth', 'values'], ['y'])],
+        [('i', TensorProto.INT64, [3]), ('depth', TensorProto.INT64, [])],
+        FLOAT,
+        rank=2,
+        constants=[('values', np.array([0, 1], np.float32))],
+    ),
+    'If': whole_model([branches()], [IMAGE, ('c', TensorProto.BOOL, [])], FLOAT),
+    'Loop': whole_model([loop()], [IMAGE, ('n', TensorProto.INT64, []), ('c', TensorProto.BOOL, [])], FLOAT),
+    'has antialias': whole_model(
+        [helper.make_node('Resize', ['x', '', 'scales'], ['y'], mode='linear', antialias=1)],
+        [IMAGE], FLOAT, constants=[SCALES],
+    ),
+    "mode 'cubic'": whole_model(
+        [helper.make_node('Resize', ['x', '', 'scales'], ['y'], mode='cubic')], [IMAGE], FLOAT, constants=[SCALES]
+    ),
+    # What is scattered into is known to be boolean by inference alone.
+    'scatters booleans': whole_model(
+        [
+            helper.make_node('Greater', ['x', 'zero'], ['mask']),
+            helper.make_node('ScatterND', ['mask', 'i', 'update'], ['y']),
+        ],
+        [IMAGE, ('i', TensorProto.INT64, [1, 4]), ('update', TensorProto.BOOL, [1])],
+        TensorProto.BOOL,
+        constants=[('zero', np.zeros(1, np.float32))],
+    ),
+    'has infinities': whole_model(
+        [helper.make_node('Where', ['keep', 'x', 'hidden'], ['y'])],
+        [IMAGE, ('keep', TensorProto.BOOL, [4])],
+        FLOAT,
+        constants=[('hidden', np.array([-np.inf], np.float32))],
+    ),
+    'opset 21 is above 20': whole_model([helper.make_node('Relu', ['x'], ['y'])], [IMAGE], FLOAT, opset=21),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('message', list(REFUSED))
+def test_sound_files_that_tensorrt_does_not_take_are_refused(tmp_path, message):
+    onnx.checker.check_model(REFUSED[message], full_check=True)
+    onnx.save_model(REFUSED[message], tmp_path / 'graph.onnx')
+    (problem,) = load_and_lint(tmp_path / 'graph.onnx')
+    assert message in problem

@@ -193,3 +193,9 @@ def test_missing_synonyms_are_named(toy_dataset, tmp_path):
 def test_a_missing_split_is_named(tmp_path):
     with pytest.raises(DataError, match=r'panoptic_train\.json'):
         open_split(tmp_path, 'train')
+
+
+def test_a_text_encoder_without_weights_is_not_trained_with(toy_data, tmp_path):
+    chosen = replace(recipe('clip'), text_encoder={'type': 'clip', 'model': 'ViT-B-16'})
+    with pytest.raises(DataError, match='text_encoder of a training must bring its weights, as type sentence does'):
+        run_stage(chosen, toy_data, tmp_path, RunSettings(1, None, 'fp32', chosen.settings()))
