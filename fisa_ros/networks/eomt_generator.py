@@ -25,8 +25,13 @@ class EomtMaskGenerator(nn.Module):
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.model = EomtForUniversalSegmentation(EomtConfig(**config))
-        # The masked attention of training is annealed to nothing: at inference EoMT is a plain ViT.
-        self.model.attn_mask_probs.zero_()
+        # The masked attention of training is annealed to nothing: at inference EoMT is a plain ViT. Numbers instead of
+        # a tensor, as an exporter cannot branch on what a tensor holds.
+        masked: Any = (0.0,) * self.model.config.num_blocks
+        del self.model.attn_mask_probs
+        self.model.attn_mask_probs = masked
+        # Its loss, and the weights of that, take no part either.
+        del self.model.criterion
         self.register_buffer('mean', torch.tensor(_IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(_IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
 
