@@ -16,23 +16,30 @@ from fisa_ros.networks.conv_stem import fold_batch_norms
 from fisa_ros.networks.panoptic_head import PanopticOutput, ThresholdTensors, merge
 from fisa_ros.networks.weights import load_weights
 from fisa_ros.runtime.backend import ProposedMasks, RawSegmentation, sure_mask_logits
+from fisa_ros.runtime.frame_runner import FrameRunner
+from fisa_ros.runtime.torch_cuda import gpu_memory_errors, open_on_gpu
 
 
 class TorchBackend:
-    """The reference back-end, on a CPU or a GPU, in float32.
+    """The reference back-end: float32 on a CPU; on a GPU `segment` is in half precision where that is as good.
 
     Args:
         manifest: The model.
         device: A torch device.
 
+    Attributes:
+        precision: That of the encoder in `segment`: "fp32", "fp16" or "fp16-safe". All else is float32.
+
     Raises:
         ManifestError: The manifest names something that cannot be built.
         WeightsError: Weights are missing, corrupt or do not fit.
+        GpuMemoryError: The GPU has too little memory; all methods raise it.
     """
 
     name = 'torch'
     num_semantic_tokens = NUM_SEMANTIC_TOKENS
 
+    @gpu_memory_errors()
     def __init__(self, manifest: ModelManifest, device: str) -> None:
         self.device = device
         self.image_size_hw = manifest.image_size_hw
@@ -43,6 +50,10 @@ class TorchBackend:
         self._network.requires_grad_(False).to(device).to(memory_format=torch.channels_last)
         self._text_encoder = build_text_encoder(manifest.text_encoder).to(device)
         self.embedding_dim = self._text_encoder.dim
+        self.precision = 'fp32'
+        self._runner: FrameRunner | None = None
+        if device != 'cpu':
+            self.precision, self._runner = open_on_gpu(self._network, manifest, device)
 
     @property
     def temperature(self) -> float:
@@ -53,9 +64,12 @@ class TorchBackend:
     def temperature(self, temperature: float) -> None:
         self._network.head.temperature = temperature
 
+    @gpu_memory_errors()
     @torch.inference_mode()
     def segment(self, image: NDArray[np.uint8], state: VocabularyState, thresholds: Thresholds) -> RawSegmentation:
         """See `Backend.segment`."""
+        if self._runner is not None:
+            return self._runner.segment(image, state, thresholds)
         output = self._network(
             self._pixels(image),
             *self._tensors(state.semantic_tokens, state.token_mask),
@@ -64,12 +78,14 @@ class TorchBackend:
         )
         return _raw(output)
 
+    @gpu_memory_errors()
     @torch.inference_mode()
     def propose_masks(self, image: NDArray[np.uint8]) -> ProposedMasks:
         """See `MaskClassifier.propose_masks`."""
         proposals = self._network.generator(self._pixels(image))
         return ProposedMasks(_array(proposals.mask_logits[0]), _array(proposals.objectness[0]))
 
+    @gpu_memory_errors()
     @torch.inference_mode()
     def embed_masks(
         self, image: NDArray[np.uint8], mask_logits: NDArray[np.float32], state: VocabularyState
@@ -82,6 +98,7 @@ class TorchBackend:
         )
         return _array(embeddings[0])
 
+    @gpu_memory_errors()
     @torch.inference_mode()
     def class_probabilities(self, mask_embeddings: NDArray[np.float32], state: VocabularyState) -> NDArray[np.float32]:
         """See `MaskClassifier.class_probabilities`."""
@@ -95,6 +112,7 @@ class TorchBackend:
         """See `MaskClassifier.classify_masks`."""
         return self.class_probabilities(self.embed_masks(image, sure_mask_logits(masks), state), state)
 
+    @gpu_memory_errors()
     @torch.inference_mode()
     def merge_masks(
         self,
@@ -111,6 +129,7 @@ class TorchBackend:
         )
         return _raw(output)
 
+    @gpu_memory_errors()
     @torch.inference_mode()
     def merge_classified(
         self,
@@ -126,13 +145,14 @@ class TorchBackend:
         probability = F.interpolate(logits[None], size, mode='bilinear', align_corners=False)[0].sigmoid()
         return _raw(merge(probability, index, scores, is_thing[index], self._thresholds(thresholds)))
 
+    @gpu_memory_errors()
     def encode_text(self, sentences: Sequence[str]) -> NDArray[np.float32]:
         """See `Backend.encode_text`."""
         return self._text_encoder.encode(sentences).numpy()
 
     def close(self) -> None:
         """Free the networks."""
-        del self._network, self._text_encoder
+        del self._network, self._text_encoder, self._runner
 
     def _pixels(self, image: NDArray[np.uint8]) -> Tensor:
         pixels = self._tensors(image)[0].permute(2, 0, 1)[None].float() / 255

@@ -22,7 +22,19 @@ BLOCKED = (
 PARTS = ('core', 'runtime', 'pipeline', 'evaluation')
 NEED_THEIR_LIBRARY = {
     f'fisa_ros.runtime.{name}'
-    for name in ('graph_cost', 'graph_export', 'onnx_lint', 'onnxruntime_backend', 'torch_backend', 'torch_device')
+    for name in (
+        'frame_runner',
+        'graph_cost',
+        'graph_export',
+        'graph_modules',
+        'graph_precision',
+        'half_precision',
+        'onnx_lint',
+        'onnxruntime_backend',
+        'torch_backend',
+        'torch_cuda',
+        'torch_device',
+    )
 }
 
 
