@@ -35,7 +35,7 @@ class ColorBackend:
     device = 'cpu'
     image_size_hw = (48, 64)
     embedding_dim = 3
-    precision = 'float32'
+    precision = 'fp32'
     num_semantic_tokens = 4
 
     def __init__(self) -> None:

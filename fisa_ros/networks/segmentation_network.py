@@ -91,6 +91,6 @@ class SegmentationNetwork(nn.Module):
         if image.shape[-2:] == (height, width):
             return image
         # Antialiased resizing as two matrix products, which every runtime can do.
-        vertical = area_matrix(image.shape[-2], height).to(image)
-        horizontal = area_matrix(image.shape[-1], width).to(image)
+        vertical = area_matrix(image.shape[-2], height, image.device).to(image.dtype)
+        horizontal = area_matrix(image.shape[-1], width, image.device).to(image.dtype)
         return vertical @ image @ horizontal.T

@@ -62,7 +62,7 @@ class Backend(Protocol):
 
     @property
     def precision(self) -> str:
-        """What most products are computed with: "float32", "float16", "int8", or a rung of the TensorRT ladder."""
+        """What most products are computed with: "fp32", "int8", or the name of a rung of the precision ladder."""
 
     @property
     def image_size_hw(self) -> tuple[int, int]:

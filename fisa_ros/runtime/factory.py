@@ -13,7 +13,7 @@ from fisa_ros.runtime.backend import Backend
 from fisa_ros.runtime.graph_files import graphs_folder
 
 BACKENDS = ('auto', 'torch', 'onnxruntime', 'tensorrt')
-PRECISIONS = ('auto', 'float32')
+PRECISIONS = ('auto', 'fp32')
 _PACKAGES = {'torch': ('PyTorch', 'torch'), 'onnxruntime': ('ONNX Runtime', 'onnxruntime tokenizers')}
 _LOG = logging.getLogger('fisa_ros.runtime')
 
@@ -29,7 +29,7 @@ def create_backend(
             else "torch"; on a CPU "onnxruntime" where the exported model is there, or else "torch". "tensorrt" where
             it cannot be is "onnxruntime", with a warning that says what to install.
         device: "auto" (the first GPU if there is one, else the CPU), "cpu", "cuda" or "cuda:<number>".
-        precision: "auto" is the fastest that gives the outputs of float32, as far as a user can tell; or "float32".
+        precision: "auto" is the fastest that gives the outputs of float32, as far as a user can tell; or "fp32".
 
     Raises:
         BackendUnavailableError: The library or the device is not there; the text says what to install or to choose.
@@ -131,7 +131,7 @@ def _torch(manifest: ModelManifest, device: str, precision: str) -> Backend:
     from fisa_ros.runtime.torch_backend import TorchBackend
     from fisa_ros.runtime.torch_device import choose_device
 
-    return TorchBackend(manifest, choose_device(device))
+    return TorchBackend(manifest, choose_device(device), precision=precision)
 
 
 def _require(backend: str, *modules: str) -> None:

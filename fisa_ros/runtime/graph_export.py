@@ -20,58 +20,22 @@ from fisa_ros.core.manifest import ModelManifest
 from fisa_ros.core.vocabulary_state import NUM_SEMANTIC_TOKENS, VocabularyState
 from fisa_ros.networks.conv_stem import fold_batch_norms
 from fisa_ros.networks.load import load_network, load_text_encoder
-from fisa_ros.networks.panoptic_head import PanopticHead, ThresholdTensors
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
 from fisa_ros.runtime import graph_files
+from fisa_ros.runtime.graph_modules import Encoder, EncoderGraph, HeadGraph
+from fisa_ros.runtime.graph_precision import half_weight_share
 from fisa_ros.runtime.graph_quantization import add_int8_encoder
+from fisa_ros.runtime.half_precision import HalfNetwork
 from fisa_ros.runtime.onnx_lint import load_and_lint
 
 OPSET = 20
 # What is larger keeps its weights beside it: a file of protobuf ends at 2 GiB, and each step of an export copies it.
 _MAX_INLINE_BYTES = 1 << 27
+# TensorRT runs a half graph that is float32 after all without a word, four times slower.
+_MIN_HALF_SHARE = 0.8
 _MAX_SYNONYMS = 8
 _MAX_CLASSES = 65535
 _LOG = logging.getLogger('fisa_ros.export')
-
-
-class EncoderGraph(nn.Module):
-    """Image to masks and their embeddings; normalisation, generator and image tower."""
-
-    def __init__(self, network: SegmentationNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, image: Tensor, semantic_tokens: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Encode `(H, W, 3)` uint8 rgb; see `SegmentationNetwork.encode`."""
-        # TensorRT takes bytes as an input, and then only to cast them.
-        pixels = image.float().permute(2, 0, 1)[None] / 255
-        encoded = self.network.encode(pixels, semantic_tokens, token_mask)
-        return encoded.mask_logits, encoded.mask_embeddings, encoded.objectness
-
-
-class HeadGraph(nn.Module):
-    """Masks, their embeddings and words to one panoptic map; classifier and merge."""
-
-    def __init__(self, head: PanopticHead) -> None:
-        super().__init__()
-        self.head = head
-
-    def forward(
-        self,
-        mask_logits: Tensor,
-        mask_embeddings: Tensor,
-        objectness: Tensor,
-        text_embeddings: Tensor,
-        synonym_mask: Tensor,
-        is_thing: Tensor,
-        thresholds: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Segment; `thresholds` are `(4,)` score, mask, overlap, objectness_trust. See `PanopticHead.forward`."""
-        output = self.head(
-            mask_logits, mask_embeddings, objectness, text_embeddings, synonym_mask, is_thing,
-            ThresholdTensors(thresholds[0], thresholds[1], thresholds[2], thresholds[3]),
-        )  # fmt: skip
-        return output.query_map, output.class_index, output.score
 
 
 def export_graphs(
@@ -123,17 +87,17 @@ def export_graphs(
 
 
 def _export_network(network: SegmentationNetwork, manifest: ModelManifest, folder: Path) -> tuple[int, int, int]:
-    """Export encoder and head; return `(N, h, w)` of the mask logits."""
+    """Export encoder, in each precision, and head; return `(N, h, w)` of the mask logits."""
     height, width = manifest.image_size_hw
     dim = network.head.void_embedding.shape[0]
     image = torch.zeros(height, width, 3, dtype=torch.uint8)
     tokens = torch.nn.functional.normalize(torch.ones(NUM_SEMANTIC_TOKENS, dim), dim=-1)
     used = torch.arange(NUM_SEMANTIC_TOKENS) < NUM_SEMANTIC_TOKENS // 2
-    encoder = EncoderGraph(network).eval()
     with torch.inference_mode():
-        encoded = encoder(image, tokens, used)
-    _export(encoder, (image, tokens, used), folder / graph_files.ENCODER_FILE,
-            graph_files.ENCODER_INPUTS, graph_files.ENCODER_OUTPUTS)  # fmt: skip
+        encoded = EncoderGraph(network).eval()(image, tokens, used)
+    for name, encoder in _encoders(network):
+        _export(EncoderGraph(encoder).eval(), (image, tokens, used), folder / name,
+                graph_files.ENCODER_INPUTS, graph_files.ENCODER_OUTPUTS)  # fmt: skip
     # Not 1 and not equal, or the exporter takes them for constants or for one and the same number.
     classes, synonyms = 7, 3
     words = torch.nn.functional.normalize(torch.ones(classes, synonyms, dim), dim=-1)
@@ -147,6 +111,13 @@ def _export_network(network: SegmentationNetwork, manifest: ModelManifest, folde
             ({}, {}, {}, pairs, pairs, singles, {}))  # fmt: skip
     masks, rows, columns = encoded[0].shape
     return masks, rows, columns
+
+
+def _encoders(network: SegmentationNetwork) -> Iterator[tuple[str, Encoder]]:
+    yield graph_files.ENCODER_FILE, network
+    # One after the other, so that only one copy is in memory.
+    yield graph_files.FP16_ENCODER_FILE, HalfNetwork(network)
+    yield graph_files.SAFE_FP16_ENCODER_FILE, HalfNetwork(network, is_safe=True)
 
 
 def _export_text(manifest: ModelManifest, folder: Path) -> bool:
@@ -198,11 +169,17 @@ def _quiet_exporter() -> Iterator[None]:
 def _refuse_what_lint_finds(folder: Path) -> None:
     problems = [
         f'{name}: {problem}'
-        for name in (graph_files.ENCODER_FILE, graph_files.HEAD_FILE)
+        for name in (*graph_files.ENCODER_FILES, graph_files.HEAD_FILE)
         for problem in load_and_lint(folder / name)
     ]
     if problems:
         raise GraphsError('the exported graphs do not fit TensorRT: ' + '; '.join(problems))
+    for name in (graph_files.FP16_ENCODER_FILE, graph_files.SAFE_FP16_ENCODER_FILE):
+        share = half_weight_share(folder / name)
+        if share < _MIN_HALF_SHARE:
+            raise GraphsError(
+                f'{name} is not half: {share:.1%} of its weights are, at least {_MIN_HALF_SHARE:.0%} must be'
+            )
 
 
 def write_reference(

@@ -15,8 +15,12 @@ from fisa_ros.core.resources import cache_dir
 # Raised whenever the same model would be exported to other graphs.
 GRAPH_FORMAT = 1
 ENCODER_FILE = 'encoder.onnx'
-# Only where it agrees with the other one.
-ENCODER_INT8_FILE = 'encoder_int8.onnx'
+# The same in half precision inside, and with more of it left in float32.
+FP16_ENCODER_FILE = 'encoder_fp16.onnx'
+SAFE_FP16_ENCODER_FILE = 'encoder_fp16_safe.onnx'
+# For CPUs; only where it agrees with the first.
+INT8_ENCODER_FILE = 'encoder_int8.onnx'
+ENCODER_FILES = (ENCODER_FILE, FP16_ENCODER_FILE, SAFE_FP16_ENCODER_FILE)
 HEAD_FILE = 'head.onnx'
 TEXT_FILE = 'text.onnx'
 TOKENIZER_FILE = 'tokenizer.json'

@@ -28,11 +28,11 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from fisa_ros.runtime.graph_files import (
     ENCODER_FILE,
     ENCODER_INPUTS,
-    ENCODER_INT8_FILE,
     ENCODER_OUTPUTS,
     HEAD_FILE,
     HEAD_INPUTS,
     HEAD_OUTPUTS,
+    INT8_ENCODER_FILE,
     REFERENCE_FILE,
 )
 from fisa_ros.runtime.parity_gate import Arrays, Limits, ParityGate
@@ -51,7 +51,7 @@ def add_int8_encoder(folder: Path) -> None:
     Args:
         folder: The exported graphs.
     """
-    source, target = folder / ENCODER_FILE, folder / ENCODER_INT8_FILE
+    source, target = folder / ENCODER_FILE, folder / INT8_ENCODER_FILE
     size = sum(path.stat().st_size for path in folder.glob(f'{ENCODER_FILE}*'))
     if size > _MAX_BYTES:
         _LOG.info('%s has %d MB: no int8 graph is made above %d MB', source.name, size >> 20, _MAX_BYTES >> 20)

@@ -28,10 +28,10 @@ class OnnxRuntimeBackend:
         manifest: The model.
         folder: Its exported graphs.
         threads: Threads of an operator; by default one per core of this process.
-        precision: "auto" is int8 where that was exported and the CPU has instructions for it, else "float32".
+        precision: "auto" is int8 where that was exported and the CPU has instructions for it, else "fp32".
 
     Attributes:
-        precision: "int8" or "float32", of the products in the encoder.
+        precision: "int8" or "fp32", of the products in the encoder.
         threads: Threads of an operator.
 
     Raises:
@@ -50,9 +50,9 @@ class OnnxRuntimeBackend:
         self.num_semantic_tokens = description.num_semantic_tokens
         self.threads = threads or len(os.sched_getaffinity(0))
         options = _session_options(self.threads)
-        is_int8 = precision == 'auto' and graph_files.ENCODER_INT8_FILE in description.files and has_int8_products()
-        self.precision = 'int8' if is_int8 else 'float32'
-        encoder_file = graph_files.ENCODER_INT8_FILE if is_int8 else graph_files.ENCODER_FILE
+        is_int8 = precision == 'auto' and graph_files.INT8_ENCODER_FILE in description.files and has_int8_products()
+        self.precision = 'int8' if is_int8 else 'fp32'
+        encoder_file = graph_files.INT8_ENCODER_FILE if is_int8 else graph_files.ENCODER_FILE
         self._encoder = _session(folder / encoder_file, options)
         self._head = _session(folder / graph_files.HEAD_FILE, options)
         self._text = TextGraph(folder, description)

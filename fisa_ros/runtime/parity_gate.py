@@ -18,7 +18,10 @@ from fisa_ros.core.errors import GraphsError
 from fisa_ros.runtime.graph_files import ENCODER_INPUTS, ENCODER_OUTPUTS, HEAD_INPUTS, HEAD_OUTPUTS
 
 # Raised whenever the same outputs may get another verdict.
-GATE_VERSION = 1
+GATE_VERSION = 2
+# A patch whose coverage is next to `MIN_COVERAGE` is seen or hidden: rounding, and be it that of float32, turns the
+# embedding of a small mask now and then. A wrong engine turns most of them.
+_TURNED_SHARE = 0.01
 _VOID = -1
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -139,8 +142,9 @@ class ParityGate:
     def judge(self, run: Callable[[Arrays], Arrays]) -> ParityVerdict:
         """Run all reference frames and compare.
 
-        The masks that count are those whose reference score reaches the score threshold of the reference; all of
-        them if none does, as with random weights.
+        The cosine is that of mask embeddings; 99 % of the masks must reach it, and all of them where they are 100 or
+        fewer. The masks that count are those whose reference score reaches the score threshold of the reference; all
+        of them if none does, as with random weights.
 
         Args:
             run: Takes the inputs of both graphs for one frame, without those that the encoder gives; returns the
@@ -163,7 +167,7 @@ class ParityGate:
             ious += list(_mask_iou(found['mask_logits'][rows] > edge, expected['mask_logits'][rows] > edge))
             agreements.append(float((_labels(found) == _labels(expected)).mean()))
         checks = (
-            _check('cosine', min(cosines), self._limits.cosine),
+            _check('cosine', np.quantile(cosines, _TURNED_SHARE, method='lower'), self._limits.cosine),
             _check('label agreement', float(np.mean(agreements)), self._limits.label_agreement),
             _check('mask IoU', float(np.mean(ious)), self._limits.mask_iou),
         )

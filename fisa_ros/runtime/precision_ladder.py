@@ -6,7 +6,7 @@ from enum import StrEnum
 import logging
 
 from fisa_ros.core.errors import EngineError
-from fisa_ros.runtime.graph_files import ENCODER_FILE
+from fisa_ros.runtime.graph_files import ENCODER_FILE, FP16_ENCODER_FILE, SAFE_FP16_ENCODER_FILE
 from fisa_ros.runtime.parity_gate import ParityVerdict
 
 _LOG = logging.getLogger('fisa_ros.tensorrt')
@@ -29,8 +29,8 @@ class Rung:
 
 
 RUNGS = (
-    Rung('fp16', 'encoder_fp16.onnx', allows_tf32=True),
-    Rung('fp16-safe', 'encoder_fp16_safe.onnx', allows_tf32=False),
+    Rung('fp16', FP16_ENCODER_FILE, allows_tf32=True),
+    Rung('fp16-safe', SAFE_FP16_ENCODER_FILE, allows_tf32=False),
     Rung('fp32-tf32', ENCODER_FILE, allows_tf32=True),
     Rung('fp32', ENCODER_FILE, allows_tf32=False),
 )

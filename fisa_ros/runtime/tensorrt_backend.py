@@ -74,7 +74,7 @@ class TensorRtBackend:
         head: TensorRtEngine,
         text: TextEncoder,
         device: int = 0,
-        precision: str = 'float32',
+        precision: str = 'fp32',
     ) -> None:
         self.device, self.precision = f'cuda:{device}', precision
         self.image_size_hw = description.image_size_hw

@@ -86,7 +86,7 @@ def start_tensorrt(
         folder: Its exported graphs.
         fallback: Owned by the result, but not if an error is raised.
         device: Number of the GPU.
-        precision: "auto" begins with half precision; "float32" leaves it out.
+        precision: "auto" begins with half precision; "fp32" leaves it out.
         cache: Where engines are kept; the user's cache by default.
 
     Raises:
@@ -113,7 +113,7 @@ def build_engines(
         manifest: The model.
         folder: Its exported graphs.
         device: Number of the GPU.
-        precision: "auto" begins with half precision; "float32" leaves it out.
+        precision: "auto" begins with half precision; "fp32" leaves it out.
         cache: Where engines are kept; the user's cache by default.
         tell: Gets what can be asked for the progress.
         is_cancelled: Asked several times a second.

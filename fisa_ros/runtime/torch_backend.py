@@ -15,27 +15,36 @@ from fisa_ros.networks.conv_stem import fold_batch_norms
 from fisa_ros.networks.load import load_network, load_text_encoder
 from fisa_ros.networks.panoptic_head import PanopticOutput, ThresholdTensors, merge
 from fisa_ros.runtime.backend import ProposedMasks, RawSegmentation, StageClock, sure_mask_logits
+from fisa_ros.runtime.frame_runner import FrameRunner
+from fisa_ros.runtime.torch_cuda import gpu_memory_errors, open_on_gpu
 
 
 class TorchBackend:
-    """The reference back-end, on a CPU or a GPU, in float32.
+    """The reference back-end: float32 on a CPU; on a GPU `segment` is in half precision where that is as good.
 
     Args:
         manifest: The model.
         device: A torch device.
         threads: Threads of an operator on a CPU, for the whole process from each image on; by default they are left
             as they are.
+        precision: "auto", or "fp32" to leave half precision out on a GPU.
+
+    Attributes:
+        precision: That of the encoder in `segment`: "fp32", "fp16" or "fp16-safe". All else is float32.
 
     Raises:
         ManifestError: The manifest names something that cannot be built.
         WeightsError: Weights are missing, corrupt or do not fit.
+        GpuMemoryError: The GPU has too little memory; all methods raise it.
     """
 
     name = 'torch'
-    precision = 'float32'
     num_semantic_tokens = NUM_SEMANTIC_TOKENS
 
-    def __init__(self, manifest: ModelManifest, device: str, threads: int | None = None) -> None:
+    @gpu_memory_errors()
+    def __init__(
+        self, manifest: ModelManifest, device: str, threads: int | None = None, precision: str = 'auto'
+    ) -> None:
         self.device = device
         self._threads = threads
         self.image_size_hw = manifest.image_size_hw
@@ -44,6 +53,10 @@ class TorchBackend:
         self._network.requires_grad_(False).to(device).to(memory_format=torch.channels_last)
         self._text_encoder = load_text_encoder(manifest).to(device)
         self.embedding_dim = self._text_encoder.dim
+        self.precision = 'fp32'
+        self._runner: FrameRunner | None = None
+        if device != 'cpu':
+            self.precision, self._runner = open_on_gpu(self._network, manifest, device, precision)
 
     @property
     def threads(self) -> int:
@@ -59,9 +72,12 @@ class TorchBackend:
     def temperature(self, temperature: float) -> None:
         self._network.head.temperature = temperature
 
+    @gpu_memory_errors()
     @torch.inference_mode()
     def segment(self, image: NDArray[np.uint8], state: VocabularyState, thresholds: Thresholds) -> RawSegmentation:
         """See `Backend.segment`."""
+        if self._runner is not None:
+            return self._runner.segment(image, state, thresholds)
         self._use_threads()
         output = self._network(
             self._pixels(image),
@@ -71,24 +87,24 @@ class TorchBackend:
         )
         return _raw(output)
 
+    @gpu_memory_errors()
     @torch.inference_mode()
     def segment_timed(
         self, image: NDArray[np.uint8], state: VocabularyState, thresholds: Thresholds
     ) -> tuple[RawSegmentation, Mapping[str, float]]:
-        """See `TimedBackend.segment_timed`."""
+        """See `TimedBackend.segment_timed`; nothing has to be moved on a CPU."""
+        if self._runner is not None:
+            return self._runner.segment_timed(image, state, thresholds)
         self._use_threads()
         clock = StageClock()
-        pixels, tokens, token_mask = self._tensors(image, state.semantic_tokens, state.token_mask)
+        encoded = self._network.encode(self._pixels(image), *self._tensors(state.semantic_tokens, state.token_mask))
+        clock.end('encoder')
         words = self._tensors(state.text_embeddings, state.synonym_mask, state.is_thing)
-        limits = self._thresholds(thresholds)
-        self._end_stage(clock, 'upload')
-        encoded = self._network.encode(_as_pixels(pixels), tokens, token_mask)
-        self._end_stage(clock, 'encoder')
-        output = self._network.head(*encoded, *words, limits)
-        self._end_stage(clock, 'head')
+        output = self._network.head(*encoded, *words, self._thresholds(thresholds))
+        clock.end('head')
         raw = _raw(output)
         clock.end('download')
-        return raw, clock.stages_ms
+        return raw, {'upload': 0.0, **clock.stages_ms}
 
     @torch.inference_mode()
     def propose_masks(self, image: NDArray[np.uint8]) -> ProposedMasks:
@@ -96,6 +112,7 @@ class TorchBackend:
         proposals = self._network.generator(self._pixels(image))
         return ProposedMasks(_array(proposals.mask_logits[0]), _array(proposals.objectness[0]))
 
+    @gpu_memory_errors()
     @torch.inference_mode()
     def embed_masks(
         self, image: NDArray[np.uint8], mask_logits: NDArray[np.float32], state: VocabularyState
@@ -108,6 +125,7 @@ class TorchBackend:
         )
         return _array(embeddings[0])
 
+    @gpu_memory_errors()
     @torch.inference_mode()
     def class_probabilities(self, mask_embeddings: NDArray[np.float32], state: VocabularyState) -> NDArray[np.float32]:
         """See `MaskClassifier.class_probabilities`."""
@@ -121,6 +139,7 @@ class TorchBackend:
         """See `MaskClassifier.classify_masks`."""
         return self.class_probabilities(self.embed_masks(image, sure_mask_logits(masks), state), state)
 
+    @gpu_memory_errors()
     @torch.inference_mode()
     def merge_masks(
         self,
@@ -137,6 +156,7 @@ class TorchBackend:
         )
         return _raw(output)
 
+    @gpu_memory_errors()
     @torch.inference_mode()
     def merge_classified(
         self,
@@ -152,25 +172,22 @@ class TorchBackend:
         probability = F.interpolate(logits[None], size, mode='bilinear', align_corners=False)[0].sigmoid()
         return _raw(merge(probability, index, scores, is_thing[index], self._thresholds(thresholds)))
 
+    @gpu_memory_errors()
     def encode_text(self, sentences: Sequence[str]) -> NDArray[np.float32]:
         """See `Backend.encode_text`."""
         return self._text_encoder.encode(sentences).numpy()
 
     def close(self) -> None:
         """Free the networks."""
-        del self._network, self._text_encoder
+        del self._network, self._text_encoder, self._runner
 
     def _pixels(self, image: NDArray[np.uint8]) -> Tensor:
-        return _as_pixels(self._tensors(image)[0])
+        pixels = self._tensors(image)[0].permute(2, 0, 1)[None].float() / 255
+        return pixels.contiguous(memory_format=torch.channels_last)
 
     def _use_threads(self) -> None:
         if self._threads and torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)
-
-    def _end_stage(self, clock: StageClock, stage: str) -> None:
-        if self.device != 'cpu':
-            torch.cuda.synchronize(self.device)
-        clock.end(stage)
 
     def _thresholds(self, thresholds: Thresholds) -> ThresholdTensors:
         values = (thresholds.score, thresholds.mask, thresholds.overlap, thresholds.objectness_trust)
@@ -178,12 +195,6 @@ class TorchBackend:
 
     def _tensors(self, *arrays: NDArray[np.generic]) -> list[Tensor]:
         return [torch.from_numpy(array).to(self.device) for array in arrays]
-
-
-def _as_pixels(image: Tensor) -> Tensor:
-    """Turn `(H, W, 3)` uint8 rgb to `(1, 3, H, W)` float32 in [0, 1]."""
-    pixels = image.permute(2, 0, 1)[None].float() / 255
-    return pixels.contiguous(memory_format=torch.channels_last)
 
 
 def _raw(output: PanopticOutput) -> RawSegmentation:

@@ -35,8 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='python -m fisa_ros.tools.export',
-        description='Write text.onnx with its tokenizer, encoder.onnx, head.onnx and reference outputs, where the '
-        'back-ends onnxruntime and tensorrt look for them. Needs PyTorch; the graphs may be copied to a robot without.',
+        description='Write text.onnx with its tokenizer, encoder.onnx in float32 and twice in half precision, '
+        'head.onnx and reference outputs, where the back-ends onnxruntime and tensorrt look for them. Needs PyTorch; '
+        'the graphs may be copied to a robot without.',
     )
     parser.add_argument('--model', default='fisa-tiny', help='name or manifest of the model (default: %(default)s)')
     parser.add_argument(
@@ -118,7 +119,7 @@ def _read_frames(folder: Path, least: int) -> list[NDArray[np.uint8]]:
 
 def _print_files(summary: dict[str, Any]) -> None:
     for name, size in summary['files'].items():
-        print(f'{name:16}{size / 1e6:10.1f} MB')
+        print(f'{name:24}{size / 1e6:10.1f} MB')
     print(f'{summary["model"]} exported in {summary["seconds"]:.0f} s to {summary["folder"]}')
     print(f'for other tools: --model {shlex.quote(summary["manifest"])}')
 

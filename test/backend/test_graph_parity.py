@@ -35,7 +35,7 @@ def manifest():
 
 @pytest.fixture(scope='module')
 def ours(manifest):
-    backend = OnnxRuntimeBackend(manifest, graphs_folder(manifest), precision='float32')
+    backend = OnnxRuntimeBackend(manifest, graphs_folder(manifest), precision='fp32')
     yield backend
     backend.close()
 

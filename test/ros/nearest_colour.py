@@ -37,7 +37,7 @@ class NearestColour:
     device = 'cpu'
     image_size_hw = (48, 64)
     embedding_dim = 3
-    precision = 'float32'
+    precision = 'fp32'
     num_semantic_tokens = 4
 
     def __init__(self, segment_s: float, encode_s: float) -> None:

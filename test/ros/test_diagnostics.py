@@ -34,7 +34,7 @@ def test_the_model_and_the_vocabulary_in_use(client, start_node, colours, report
         'model': 'nearest-colour',
         'backend': 'nearest-colour',
         'device': 'cpu',
-        'precision': 'float32',
+        'precision': 'fp32',
         'vocabulary_version': '2',
         'classes': '2',
     }

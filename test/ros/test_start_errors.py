@@ -20,7 +20,7 @@ SEGMENT_NODE = Path(__file__).absolute().parents[2] / 'scripts' / 'segment_node'
         ({'backend': 'foo'}, 'cannot start: parameter backend must be one of auto, torch, onnxruntime, tensorrt'),
         ({'backend': 'tensorrt', 'device': 'cpu'}, "cannot configure: back-end 'tensorrt' runs on a GPU"),
         ({'backend': 'onnxruntime', 'device': 'cuda'}, "cannot configure: back-end 'onnxruntime' runs on the CPU"),
-        ({'precision': 'int4'}, 'cannot start: parameter precision must be one of auto, float32'),
+        ({'precision': 'int4'}, 'cannot start: parameter precision must be one of auto, fp32'),
         ({'device': 'gpu'}, "cannot configure: unknown device 'gpu'"),
         ({'device': 'cuda:99'}, "cannot configure: device 'cuda:99' is not there"),
         ({'mask_encoding': 'mono32'}, 'cannot start: parameter mask_encoding must be one of mono8, mono16'),

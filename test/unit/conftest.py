@@ -24,7 +24,7 @@ class ScriptedBackend:
     name = 'scripted'
     device = 'cpu'
     image_size_hw = (16, 16)
-    precision = 'float32'
+    precision = 'fp32'
     num_semantic_tokens = 4
     temperature = 1.0
 

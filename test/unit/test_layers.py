@@ -25,11 +25,24 @@ RANK = {
     for part in parts
 }
 
+TORCH_RUNTIME = tuple(
+    f'runtime/{name}.py'
+    for name in (
+        'frame_runner',
+        'graph_export',
+        'graph_modules',
+        'half_precision',
+        'torch_backend',
+        'torch_cuda',
+        'torch_device',
+    )
+)
+
 # Library (or own part): where it may be imported, as paths below fisa_ros/.
 ALLOWED = {
     'cuda': ('runtime',),
     'fisa_ros.msg': ('node',),
-    'fisa_ros.networks': ('networks', 'runtime/graph_export.py', 'runtime/torch_backend.py', 'training', 'tools'),
+    'fisa_ros.networks': ('networks', *TORCH_RUNTIME, 'training', 'tools'),
     'fisa_ros.srv': ('node',),
     'launch': (),
     'mujoco': ('simulation',),
@@ -37,7 +50,7 @@ ALLOWED = {
     'open_clip': ('networks', 'training'),
     'rclpy': ('node',),
     'tensorrt': ('runtime',),
-    'torch': ('networks', 'runtime/graph_export.py', 'runtime/torch_backend.py', 'runtime/torch_device.py', 'training'),
+    'torch': ('networks', *TORCH_RUNTIME, 'training'),
     'torchvision': ('networks', 'training'),
     'transformers': ('networks', 'training'),
 }

@@ -23,12 +23,17 @@ PARTS = ('core', 'runtime', 'pipeline', 'evaluation')
 NEED_THEIR_LIBRARY = {
     f'fisa_ros.runtime.{name}'
     for name in (
+        'frame_runner',
         'graph_cost',
         'graph_export',
+        'graph_modules',
+        'graph_precision',
         'graph_quantization',
+        'half_precision',
         'onnx_lint',
         'onnxruntime_backend',
         'torch_backend',
+        'torch_cuda',
         'torch_device',
     )
 }

@@ -303,7 +303,7 @@ def test_damaged_reference_outputs_are_said(rig):
 
 @pytest.mark.parametrize(
     ('precision', 'names'),
-    [('auto', ['fp16', 'fp16-safe', 'fp32-tf32', 'fp32']), ('float32', ['fp32-tf32', 'fp32'])],
+    [('auto', ['fp16', 'fp16-safe', 'fp32-tf32', 'fp32']), ('fp32', ['fp32-tf32', 'fp32'])],
 )
 def test_precisions_that_are_tried(toy_manifest, toy_graphs, tmp_path, monkeypatch, precision, names):
     monkeypatch.setattr(tensorrt_start, 'require_tensorrt', lambda: None)

@@ -78,8 +78,8 @@ def test_what_is_chosen(color_manifest, monkeypatch, backend, device, num_gpus, 
 @pytest.mark.usefixtures('backends')
 def test_precision_reaches_the_backend(color_manifest):
     assert create_backend(color_manifest, 'onnxruntime').precision == 'auto'
-    assert create_backend(color_manifest, 'auto', 'cpu', 'float32').precision == 'float32'
-    with pytest.raises(BackendUnavailableError, match="unknown precision 'int4', choose one of auto, float32"):
+    assert create_backend(color_manifest, 'auto', 'cpu', 'fp32').precision == 'fp32'
+    with pytest.raises(BackendUnavailableError, match="unknown precision 'int4', choose one of auto, fp32"):
         create_backend(color_manifest, precision='int4')
 
 

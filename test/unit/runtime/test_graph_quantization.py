@@ -9,7 +9,7 @@ import pytest
 
 from fisa_ros.core.manifest import load_manifest
 from fisa_ros.runtime import graph_quantization
-from fisa_ros.runtime.graph_files import ENCODER_FILE, ENCODER_INT8_FILE, graphs_folder, open_graphs
+from fisa_ros.runtime.graph_files import ENCODER_FILE, INT8_ENCODER_FILE, graphs_folder, open_graphs
 from fisa_ros.runtime.graph_quantization import add_int8_encoder, quantize
 from fisa_ros.runtime.onnxruntime_backend import OnnxRuntimeBackend, has_int8_products
 from fisa_ros.runtime.parity_gate import Limits, ParityGate
@@ -46,7 +46,7 @@ def test_is_kept_only_if_it_agrees(folder, monkeypatch, caplog, limit, is_kept):
     monkeypatch.setattr(graph_quantization, 'INT8_LIMITS', Limits(limit, limit, limit))
     with caplog.at_level(logging.INFO):
         add_int8_encoder(folder)
-    assert (folder / ENCODER_INT8_FILE).exists() is is_kept
+    assert (folder / INT8_ENCODER_FILE).exists() is is_kept
     assert ('no encoder_int8.onnx is kept: parity failed' in caplog.text) is not is_kept
     assert sorted(path.name for path in folder.iterdir() if path.name.startswith('.')) == []
 
@@ -54,7 +54,7 @@ def test_is_kept_only_if_it_agrees(folder, monkeypatch, caplog, limit, is_kept):
 def test_is_not_tried_on_large_models(folder, monkeypatch):
     monkeypatch.setattr(graph_quantization, '_MAX_BYTES', 1000)
     add_int8_encoder(folder)
-    assert not (folder / ENCODER_INT8_FILE).exists()
+    assert not (folder / INT8_ENCODER_FILE).exists()
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_cpus_that_say_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     ('precision', 'has_products', 'expected'),
-    [('auto', True, 'int8'), ('auto', False, 'float32'), ('float32', True, 'float32')],
+    [('auto', True, 'int8'), ('auto', False, 'fp32'), ('fp32', True, 'fp32')],
 )
 def test_what_the_shipped_model_computes_with(monkeypatch, precision, has_products, expected):
     monkeypatch.setattr('fisa_ros.runtime.onnxruntime_backend.has_int8_products', lambda: has_products)
@@ -94,10 +94,10 @@ def test_the_shipped_model_agrees_in_int8():
     manifest = load_manifest('fisa-tiny')
     folder = graphs_folder(manifest)
     files = open_graphs(folder, manifest).files
-    assert ENCODER_INT8_FILE in files
-    assert (folder / ENCODER_INT8_FILE).stat().st_size < 0.3 * (folder / ENCODER_FILE).stat().st_size
+    assert INT8_ENCODER_FILE in files
+    assert (folder / INT8_ENCODER_FILE).stat().st_size < 0.3 * (folder / ENCODER_FILE).stat().st_size
     gate = ParityGate.open(folder / 'reference.npz', graph_quantization.INT8_LIMITS)
-    pair = graph_quantization._GraphPair(folder / ENCODER_INT8_FILE, folder / 'head.onnx')
+    pair = graph_quantization._GraphPair(folder / INT8_ENCODER_FILE, folder / 'head.onnx')
     verdict = gate.judge(pair.run)
     print(verdict.describe())
     assert verdict.passed

@@ -24,7 +24,7 @@ THRESHOLDS = Thresholds(score=0.0, mask=0.3, overlap=0.2)
 
 @pytest.fixture(scope='module')
 def backend(toy_manifest, toy_graphs):
-    backend = OnnxRuntimeBackend(toy_manifest, toy_graphs, precision='float32')
+    backend = OnnxRuntimeBackend(toy_manifest, toy_graphs, precision='fp32')
     yield backend
     backend.close()
 
@@ -68,7 +68,7 @@ def torch_threads():
 @pytest.mark.parametrize('threads', [1, 2])
 @pytest.mark.usefixtures('torch_threads')
 def test_timed_frames_are_those_of_segment(toy_manifest, toy_graphs, toy_segmenter, toy_state, threads):
-    ours = OnnxRuntimeBackend(toy_manifest, toy_graphs, threads, 'float32')
+    ours = OnnxRuntimeBackend(toy_manifest, toy_graphs, threads, 'fp32')
     theirs = TorchBackend(toy_manifest, 'cpu', threads)
     frame = toy_frames(1)[0]
     expected = toy_segmenter.backend.segment(frame, toy_state, THRESHOLDS)

@@ -76,6 +76,17 @@ def test_one_turned_embedding_decides(degrees, passed):
     assert values(verdict)['cosine'] == pytest.approx(np.cos(np.radians(degrees)), abs=1e-6)
 
 
+@pytest.mark.parametrize(('num_turned', 'passed'), [(1, True), (2, False)])
+def test_one_of_a_hundred_embeddings_may_turn(num_turned, passed):
+    def change(outputs, frame):
+        if frame == 0:
+            outputs['mask_embeddings'][-num_turned:] *= -1
+
+    verdict = judge(change, sample_reference(masks=80))
+    assert verdict.num_masks == 195
+    assert verdict.passed is passed
+
+
 def test_masks_below_the_score_threshold_do_not_count():
     def change(outputs, frame):
         outputs['mask_embeddings'][0] *= -1

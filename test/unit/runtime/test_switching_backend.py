@@ -15,7 +15,7 @@ IMAGE = np.zeros((4, 4, 3), np.uint8)
 class Backend:
     """Counts calls, and fails when one meets a closed one."""
 
-    precision, image_size_hw, embedding_dim, num_semantic_tokens = 'float32', (4, 4), 8, 32
+    precision, image_size_hw, embedding_dim, num_semantic_tokens = 'fp32', (4, 4), 8, 32
 
     def __init__(self, name, device, number):
         self.name, self.device, self.number = name, device, number

@@ -20,7 +20,7 @@ from fisa_ros.tools.benchmark_roofline import roofline
 class FakeBackend:
     """Calls the whole image by the first word, and remembers each call."""
 
-    name, device, precision = 'fake', 'cpu', 'float32'
+    name, device, precision = 'fake', 'cpu', 'fp32'
     image_size_hw, embedding_dim, num_semantic_tokens = (8, 12), 6, 4
 
     def __init__(self, threads, calls):
@@ -294,7 +294,7 @@ def torch_threads():
 def test_the_shipped_model_on_two_back_ends(capsys):
     report = run(
         capsys, '--backend', 'onnxruntime', '--device', 'cpu', '--frames', '2', '--warm-up', '0', '--threads', '2',
-        '--precision', 'float32', '--against', 'backend=torch',
+        '--precision', 'fp32', '--against', 'backend=torch',
     )  # fmt: skip
     assert report['label_agreement'] > 0.99
     assert report['agreement_frames'] == 2
