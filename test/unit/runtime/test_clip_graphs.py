@@ -47,7 +47,7 @@ def exported(request, tmp_path_factory):
         if request.param == 'small-vit':
             monkeypatch.setattr(graph_export, '_MAX_INLINE_BYTES', 1000)
         graph_export.export_graphs(manifest, folder / 'graphs', frames(1), state)
-    backend = OnnxRuntimeBackend(manifest, folder / 'graphs')
+    backend = OnnxRuntimeBackend(manifest, folder / 'graphs', precision='fp32')
     yield manifest, folder / 'graphs', backend, torch_backend, state
     backend.close()
 
@@ -100,7 +100,11 @@ def test_graphs_are_clean_and_counted(exported):
 def test_weights_lie_beside_the_graphs_of_large_models(exported):
     manifest, folder, *_ = exported
     beside = {path.name for path in folder.glob('*.data')}
-    assert beside == ({'encoder.onnx.data', 'text.onnx.data'} if manifest.name == 'small-vit' else set())
+    assert beside == (
+        {f'{name}.data' for name in (*graph_files.ENCODER_FILES, 'text.onnx')}
+        if manifest.name == 'small-vit'
+        else set()
+    )
     assert beside <= set(graph_files.open_graphs(folder, manifest).files)
 
 

@@ -29,7 +29,9 @@ def test_refuses(color_manifest, backend, device, message):
 @pytest.fixture
 def backends(monkeypatch):
     """Replace what is loaded by a note of it; TensorRT imports unless `without` names it."""
-    monkeypatch.setattr('fisa_ros.runtime.torch_backend.TorchBackend', lambda manifest, device: ('torch', device))
+    monkeypatch.setattr(
+        'fisa_ros.runtime.torch_backend.TorchBackend', lambda manifest, device, precision: ('torch', device)
+    )
     monkeypatch.setattr('torch.cuda.device_count', lambda: 1)
     monkeypatch.setattr('fisa_ros.runtime.onnxruntime_backend.OnnxRuntimeBackend', Loaded)
     monkeypatch.setattr('fisa_ros.runtime.tensorrt_start.require_tensorrt', lambda: None)
@@ -143,7 +145,9 @@ def test_a_fallback_is_closed_when_tensorrt_does_not_start(color_manifest, monke
 
 
 def test_auto_without_exported_graphs_is_torch_and_says_how_to_export(color_manifest, monkeypatch, caplog):
-    monkeypatch.setattr('fisa_ros.runtime.torch_backend.TorchBackend', lambda manifest, device: ('torch', device))
+    monkeypatch.setattr(
+        'fisa_ros.runtime.torch_backend.TorchBackend', lambda manifest, device, precision: ('torch', device)
+    )
     assert create_backend(color_manifest, device='cpu') == ('torch', 'cpu')
     assert 'python -m fisa_ros.tools.export --model color' in caplog.text
 
@@ -166,7 +170,9 @@ def test_names_the_package_to_install(color_manifest, monkeypatch):
 )
 def test_devices(color_manifest, monkeypatch, device, num_gpus, chosen):
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: num_gpus)
-    monkeypatch.setattr('fisa_ros.runtime.torch_backend.TorchBackend', lambda manifest, device: (manifest, device))
+    monkeypatch.setattr(
+        'fisa_ros.runtime.torch_backend.TorchBackend', lambda manifest, device, precision: (manifest, device)
+    )
     assert create_backend(color_manifest, 'torch', device) == (color_manifest, chosen)
 
 

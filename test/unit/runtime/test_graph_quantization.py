@@ -51,6 +51,26 @@ def test_is_kept_only_if_it_agrees(folder, monkeypatch, caplog, limit, is_kept):
     assert sorted(path.name for path in folder.iterdir() if path.name.startswith('.')) == []
 
 
+def test_a_quantiser_that_fails_leaves_no_graph(folder, monkeypatch, caplog):
+    def fail(*_, **__):
+        raise ValueError('an operator that I do not know')
+
+    monkeypatch.setattr(graph_quantization, 'quantize_static', fail)
+    add_int8_encoder(folder)
+    assert not (folder / INT8_ENCODER_FILE).exists()
+    assert 'no encoder_int8.onnx is made: an operator that I do not know' in caplog.text
+
+
+def test_weights_may_lie_beside_the_graph(folder):
+    model = onnx.load(str(folder / ENCODER_FILE))
+    (folder / ENCODER_FILE).unlink()
+    onnx.save_model(
+        model, str(folder / ENCODER_FILE), save_as_external_data=True, location='encoder.onnx.data', size_threshold=0
+    )
+    quantize(folder / ENCODER_FILE, folder / 'small.onnx', [ParityGate.open(folder / 'reference.npz').inputs(0)])
+    assert onnx.load(str(folder / 'small.onnx')).graph.initializer
+
+
 def test_is_not_tried_on_large_models(folder, monkeypatch):
     monkeypatch.setattr(graph_quantization, '_MAX_BYTES', 1000)
     add_int8_encoder(folder)
