@@ -68,15 +68,11 @@ def export_crop_graphs(
     tower = network.tower if crop_size is None else tower_for_size(network.tower, crop_size)
     height, width = (crop_size, crop_size) if crop_size else tower.visual.image_size
     mean = [round(255 * value) for value in tower.mean.flatten().tolist()]
-    image = torch.zeros(*manifest.image_size_hw, 3, dtype=torch.uint8)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{folder.name}.', dir=folder.parent) as temporary:
         part = Path(temporary) / 'graphs'
         part.mkdir()
-        export_graph(
-            GeneratorGraph(network.generator).eval(), (image,), part / crop_files.GENERATOR_FILE,
-            crop_files.GENERATOR_INPUTS, crop_files.GENERATOR_OUTPUTS,
-        )  # fmt: skip
+        export_generator(network.generator, part / crop_files.GENERATOR_FILE, manifest.image_size_hw)
         export_clip_image(tower, part / crop_files.CLIP_IMAGE_FILE, (height, width))
         description = crop_files.CropsDescription(
             model=manifest.name,
@@ -88,6 +84,14 @@ def export_crop_graphs(
         crop_files.write_crops_description(part, description)
         replace_folder(part, folder)
     return description
+
+
+def export_generator(generator: nn.Module, path: Path, image_size_hw: tuple[int, int]) -> None:
+    """Export a mask generator for one image of a fixed size."""
+    image = torch.zeros(*image_size_hw, 3, dtype=torch.uint8)
+    export_graph(
+        GeneratorGraph(generator).eval(), (image,), path, crop_files.GENERATOR_INPUTS, crop_files.GENERATOR_OUTPUTS
+    )
 
 
 def export_clip_image(tower: FisaImageTower | PooledImageTower, path: Path, crop_size_hw: tuple[int, int]) -> None:

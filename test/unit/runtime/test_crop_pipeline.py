@@ -7,7 +7,7 @@ import torch
 
 from fisa_ros.core.errors import GraphsError
 from fisa_ros.core.thresholds import Thresholds
-from fisa_ros.networks.build import open_clip_tower, pooled_tower
+from fisa_ros.networks.build import build_generator, open_clip_tower, pooled_tower
 from fisa_ros.runtime import crop_export, crop_files
 from fisa_ros.runtime.crop_pipeline import CropPipeline, open_crop_pipeline
 
@@ -261,3 +261,28 @@ def test_towers_of_open_clip_are_exported_with_any_number_of_crops(make, tmp_pat
     for count in (1, 5):
         (embeddings,) = session.run(crop_files.CLIP_IMAGE_OUTPUTS, {'crops': crops[:count]})
         np.testing.assert_allclose(embeddings, expected[:count], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_generator_of_eomt_is_exported(tmp_path):
+    import onnxruntime
+
+    torch.manual_seed(0)
+    generator = build_generator(
+        {
+            'type': 'eomt',
+            'config': {
+                'image_size': 64, 'patch_size': 16, 'hidden_size': 32, 'num_hidden_layers': 3,
+                'num_attention_heads': 2, 'num_blocks': 1, 'num_queries': 6, 'num_labels': 3, 'num_register_tokens': 1,
+            },
+        }
+    ).eval().requires_grad_(False)  # fmt: skip
+    path = tmp_path / 'generator.onnx'
+    crop_export.export_generator(generator, path, (64, 64))
+    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    for frame in toy_frames(2):
+        mask_logits, objectness = session.run(crop_files.GENERATOR_OUTPUTS, {'image': frame})
+        with torch.inference_mode():
+            expected = generator(torch.from_numpy(frame).permute(2, 0, 1)[None] / 255)
+        np.testing.assert_allclose(mask_logits, expected.mask_logits[0], atol=1e-3)
+        np.testing.assert_allclose(objectness, expected.objectness[0], atol=1e-4)
