@@ -200,7 +200,12 @@ class FisaImageTower(nn.Module):
 
     def image_embedding(self, image: Tensor) -> Tensor:
         """Return CLIP's own embedding `(B, D)`, float32 unit rows, of `(B, 3, S, S)` rgb in [0, 1]."""
-        return self._embedded(self.visual.transformer(self._tokens(image))[:, 0])
+        x = self._tokens(image)
+        for block in self.blocks[:-1]:
+            x = clip_block(block, x)
+        # Of the last block the class token is all that counts.
+        query, key, value = _project(self.blocks[-1], x)
+        return self._embedded(_image_block(self.blocks[-1], x[:, :1], query[:, :, :1], key, value)[:, 0])
 
     def pooled_embeddings(
         self, image: Tensor, mask_logits: Tensor, dense: Literal['tokens', 'values'] = 'tokens'

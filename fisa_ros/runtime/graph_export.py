@@ -82,7 +82,7 @@ def export_graphs(
             files=graph_files.file_sums(part),
         )
         graph_files.write_description(part, description)
-        _replace_folder(part, folder)
+        replace_folder(part, folder)
     return description
 
 
@@ -96,8 +96,8 @@ def _export_network(network: SegmentationNetwork, manifest: ModelManifest, folde
     with torch.inference_mode():
         encoded = EncoderGraph(network).eval()(image, tokens, used)
     for name, encoder in _encoders(network):
-        _export(EncoderGraph(encoder).eval(), (image, tokens, used), folder / name,
-                graph_files.ENCODER_INPUTS, graph_files.ENCODER_OUTPUTS)  # fmt: skip
+        export_graph(EncoderGraph(encoder).eval(), (image, tokens, used), folder / name,
+                     graph_files.ENCODER_INPUTS, graph_files.ENCODER_OUTPUTS)  # fmt: skip
     # Not 1 and not equal, or the exporter takes them for constants or for one and the same number.
     classes, synonyms = 7, 3
     words = torch.nn.functional.normalize(torch.ones(classes, synonyms, dim), dim=-1)
@@ -106,9 +106,10 @@ def _export_network(network: SegmentationNetwork, manifest: ModelManifest, folde
     thresholds = torch.tensor([0.25, 0.5, 0.5, 0.5])
     class_dim, synonym_dim = Dim('classes', min=1, max=_MAX_CLASSES), Dim('synonyms', min=1, max=_MAX_SYNONYMS)
     pairs, singles = {0: class_dim, 1: synonym_dim}, {0: class_dim}
-    _export(HeadGraph(network.head).eval(), (*(entry.clone() for entry in encoded), words, there, things, thresholds),
-            folder / graph_files.HEAD_FILE, graph_files.HEAD_INPUTS, graph_files.HEAD_OUTPUTS,
-            ({}, {}, {}, pairs, pairs, singles, {}))  # fmt: skip
+    export_graph(HeadGraph(network.head).eval(),
+                 (*(entry.clone() for entry in encoded), words, there, things, thresholds),
+                 folder / graph_files.HEAD_FILE, graph_files.HEAD_INPUTS, graph_files.HEAD_OUTPUTS,
+                 ({}, {}, {}, pairs, pairs, singles, {}))  # fmt: skip
     masks, rows, columns = encoded[0].shape
     return masks, rows, columns
 
@@ -128,12 +129,12 @@ def _export_text(manifest: ModelManifest, folder: Path) -> bool:
     length = is_padded_to or 9
     ids, mask = torch.ones(3, length, dtype=torch.int64), torch.ones(3, length, dtype=torch.int64)
     sizes = batch if is_padded_to else batch | {1: Dim('tokens', min=2, max=encoder.max_tokens)}
-    _export(encoder, (ids, mask), folder / graph_files.TEXT_FILE,
-            graph_files.TEXT_INPUTS, graph_files.TEXT_OUTPUTS, (sizes, sizes))  # fmt: skip
+    export_graph(encoder, (ids, mask), folder / graph_files.TEXT_FILE,
+                 graph_files.TEXT_INPUTS, graph_files.TEXT_OUTPUTS, (sizes, sizes))  # fmt: skip
     return encoder.is_cleaned
 
 
-def _export(
+def export_graph(
     module: nn.Module,
     arguments: tuple[Tensor, ...],
     path: Path,
@@ -141,6 +142,16 @@ def _export(
     outputs: Sequence[str],
     dynamic_shapes: tuple[dict[int, Any], ...] | None = None,
 ) -> None:
+    """Export one module.
+
+    Args:
+        module: In evaluation mode.
+        arguments: Examples of its inputs.
+        path: The file to write.
+        inputs: Names of the inputs.
+        outputs: Names of the outputs.
+        dynamic_shapes: For each input its axes that may vary; None if none does.
+    """
     _LOG.info('exporting %s', path.name)
     size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
     with _quiet_exporter():
@@ -217,7 +228,8 @@ def write_reference(
     )
 
 
-def _replace_folder(part: Path, folder: Path) -> None:
+def replace_folder(part: Path, folder: Path) -> None:
+    """Put `part` in the place of `folder`, which may exist and ends up beside `part`."""
     if folder.exists():
         # Renaming over a folder that is not empty is not possible; the gap between these two lines is one rename.
         folder.rename(part.parent / 'old')

@@ -49,12 +49,12 @@ class OnnxRuntimeBackend:
         self.embedding_dim = description.embedding_dim
         self.num_semantic_tokens = description.num_semantic_tokens
         self.threads = threads or len(os.sched_getaffinity(0))
-        options = _session_options(self.threads)
+        options = session_options(self.threads)
         is_int8 = precision == 'auto' and graph_files.INT8_ENCODER_FILE in description.files and has_int8_products()
         self.precision = 'int8' if is_int8 else 'fp32'
         encoder_file = graph_files.INT8_ENCODER_FILE if is_int8 else graph_files.ENCODER_FILE
-        self._encoder = _session(folder / encoder_file, options)
-        self._head = _session(folder / graph_files.HEAD_FILE, options)
+        self._encoder = open_session(folder / encoder_file, options)
+        self._head = open_session(folder / graph_files.HEAD_FILE, options)
         self._text = TextGraph(folder, description)
 
     def segment(self, image: NDArray[np.uint8], state: VocabularyState, thresholds: Thresholds) -> RawSegmentation:
@@ -113,7 +113,8 @@ def has_int8_products(cpuinfo: Path = Path('/proc/cpuinfo')) -> bool:
     return not words.isdisjoint(_INT8_FLAGS)
 
 
-def _session_options(threads: int) -> onnxruntime.SessionOptions:
+def session_options(threads: int) -> onnxruntime.SessionOptions:
+    """Return options for `threads` threads of an operator."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -124,7 +125,12 @@ def _session_options(threads: int) -> onnxruntime.SessionOptions:
     return options
 
 
-def _session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+def open_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """Load a graph on the CPU.
+
+    Raises:
+        GraphsError: ONNX Runtime cannot load it.
+    """
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
     except Exception as error:

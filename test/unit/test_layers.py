@@ -28,6 +28,7 @@ RANK = {
 TORCH_RUNTIME = tuple(
     f'runtime/{name}.py'
     for name in (
+        'crop_export',
         'frame_runner',
         'graph_export',
         'graph_modules',

@@ -23,6 +23,8 @@ PARTS = ('core', 'runtime', 'pipeline', 'evaluation')
 NEED_THEIR_LIBRARY = {
     f'fisa_ros.runtime.{name}'
     for name in (
+        'crop_export',
+        'crop_pipeline',
         'frame_runner',
         'graph_cost',
         'graph_export',
