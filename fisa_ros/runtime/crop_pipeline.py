@@ -53,8 +53,7 @@ class CropPipeline:
         ValueError: `batch` is below 1.
     """
 
-    name = 'crops'
-    device = 'cpu'
+    name, device, precision = 'crops', 'cpu', 'fp32'
 
     def __init__(
         self,
@@ -80,7 +79,8 @@ class CropPipeline:
         self._context = context
         self._background = crops_description.mean_rgb if is_grey else None
         self._min_objectness = min_objectness
-        options = session_options(threads or len(os.sched_getaffinity(0)))
+        self.threads = threads or len(os.sched_getaffinity(0))
+        options = session_options(self.threads)
         self._generator = open_session(crops / crop_files.GENERATOR_FILE, options)
         self._clip = open_session(crops / crop_files.CLIP_IMAGE_FILE, options)
         self._head = open_session(folder / graph_files.HEAD_FILE, options)

@@ -97,9 +97,21 @@ def _tensorrt(manifest: ModelManifest, device: str, threads: int | None, precisi
     return create_backend(manifest, 'tensorrt', device, precision)
 
 
+def _crops(manifest: ModelManifest, device: str, threads: int | None, precision: str) -> Backend:
+    if device not in ('auto', 'cpu'):
+        raise BackendUnavailableError(f"'crops' runs on the CPU, got device {device!r}")
+    if precision not in ('auto', 'fp32'):
+        raise BackendUnavailableError(f"'crops' runs in fp32, got precision {precision!r}")
+    from fisa_ros.runtime.crop_pipeline import open_crop_pipeline
+
+    return open_crop_pipeline(manifest, threads)
+
+
 BACKEND_FACTORIES: dict[str, BackendFactory] = {
     'auto': _auto,
     'torch': _torch,
     'onnxruntime': _onnxruntime,
     'tensorrt': _tensorrt,
+    # What one would write without FISA; to compare with.
+    'crops': _crops,
 }
