@@ -1,26 +1,20 @@
 """Sends images to a running segment node and takes the time until each is answered."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-import threading
 import time
-from types import TracebackType
-from typing import Self
 
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
 import numpy as np
 from numpy.typing import NDArray
-from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from fisa_ros.node.conversions import image_to_msg
+from fisa_ros.node.spinning_node import SpinningNode
 
 _QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 _WATCH_PERIOD_S = 0.1
@@ -71,7 +65,7 @@ class _Camera:
     stamps: set[int] = field(default_factory=set)
 
 
-class LatencyProbe:
+class LatencyProbe(SpinningNode):
     """Cameras and a listener to their masks in one node with a thread of its own; use it in a `with` block.
 
     It listens to the masks alone, and the node makes only what somebody listens to.
@@ -94,12 +88,7 @@ class LatencyProbe:
         rate_hz: float = 0.0,
         name: str = 'latency_probe',
     ) -> None:
-        self._context = Context()
-        self._context.init(args=[])
-        self._node = Node(name, context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
-        self._thread = threading.Thread(target=self._spin, name=name, daemon=True)
+        super().__init__(name)
         self._is_closed_loop = rate_hz == 0.0
         self._is_sending = False
         self.answers: list[Answer] = []
@@ -107,17 +96,6 @@ class LatencyProbe:
         self._cameras = [self._open_camera(camera, frames) for camera in cameras]
         self._node.create_subscription(DiagnosticArray, '/diagnostics', self._read_diagnostics, _QOS)
         self._node.create_timer(_WATCH_PERIOD_S if self._is_closed_loop else 1.0 / rate_hz, self._tick)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._context.try_shutdown()
-        self._thread.join()
-        self._node.destroy_node()
 
     def start(self) -> None:
         """Begin to send."""
@@ -146,7 +124,7 @@ class LatencyProbe:
 
     def _send(self, camera: _Camera) -> None:
         message = camera.frames[camera.sent % len(camera.frames)]
-        now_ns = self._now_ns()
+        now_ns = self.now_ns()
         message.header.stamp = Time(sec=now_ns // 1_000_000_000, nanosec=now_ns % 1_000_000_000)
         camera.sent += 1
         camera.waiting_ns, camera.sent_s = now_ns, time.monotonic()
@@ -154,7 +132,7 @@ class LatencyProbe:
         camera.publisher.publish(message)
 
     def _receive(self, camera: _Camera, msg: Image) -> None:
-        arrived_ns = self._now_ns()
+        arrived_ns = self.now_ns()
         stamp_ns = _stamp_ns(msg.header.stamp)
         if stamp_ns not in camera.stamps:
             return
@@ -168,13 +146,6 @@ class LatencyProbe:
     def _read_diagnostics(self, msg: DiagnosticArray) -> None:
         values = {status.name: {pair.key: pair.value for pair in status.values} for status in msg.status}
         self.reports.append(NodeReport(_stamp_ns(msg.header.stamp), values))
-
-    def _now_ns(self) -> int:
-        return int(self._node.get_clock().now().nanoseconds)
-
-    def _spin(self) -> None:
-        with suppress(ExternalShutdownException):
-            self._executor.spin()
 
 
 def _stamp_ns(stamp: Time) -> int:

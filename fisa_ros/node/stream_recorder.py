@@ -1,12 +1,10 @@
 """Watches a running segment node from outside, as any other node of a robot could."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 import threading
 import time
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
@@ -15,9 +13,6 @@ from lifecycle_msgs.srv import GetState
 import numpy as np
 from numpy.typing import NDArray
 from rclpy.client import Client
-from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, Image
@@ -28,6 +23,7 @@ from fisa_ros.core.vocabulary import Vocabulary, VocabularyClass, VocabularyRequ
 from fisa_ros.evaluation.frame_assembly import FrameAssembly
 from fisa_ros.msg import SegmentArray
 from fisa_ros.node.conversions import image_from_msg, segment_from_msg
+from fisa_ros.node.spinning_node import SpinningNode
 from fisa_ros.srv import GetVocabulary, SetVocabulary
 
 _QOS = QoSProfile(depth=20, reliability=ReliabilityPolicy.RELIABLE)
@@ -70,7 +66,7 @@ class VocabularyAnswer:
     answered_ns: int
 
 
-class StreamRecorder:
+class StreamRecorder(SpinningNode):
     """A node in a thread of its own that collects answers, truth, pictures and diagnostics; use it in a `with` block.
 
     Attributes:
@@ -82,12 +78,7 @@ class StreamRecorder:
 
     def __init__(self, name: str = 'stream_recorder') -> None:
         """Create the node and its subscriptions; nothing is received before the `with` block."""
-        self._context = Context()
-        self._context.init(args=[])
-        self._node = Node(name, context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
-        self._thread = threading.Thread(target=self._spin, name=name, daemon=True)
+        super().__init__(name)
         self.frames = FrameAssembly(self.now_ns)
         self.overlays: list[tuple[int, NDArray[np.uint8]]] = []
         self._overlay_input: Subscription | None = None
@@ -115,21 +106,6 @@ class StreamRecorder:
             ('/diagnostics', DiagnosticArray, self._read_diagnostics),
         ):
             self._node.create_subscription(kind, topic, callback, _QOS)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._context.try_shutdown()
-        self._thread.join()
-        self._node.destroy_node()
-
-    def now_ns(self) -> int:
-        """Return the time on the clock that makes the stamps."""
-        return int(self._node.get_clock().now().nanoseconds)
 
     def collect_overlays(self, is_wanted: bool) -> None:
         """Listen to the pictures or not: the node draws them only for listeners, which costs it time."""
@@ -203,10 +179,6 @@ class StreamRecorder:
                 self.watch()
             client.remove_pending_request(future)
         raise ServiceError(f'service {client.srv_name} did not answer within {timeout_s:g} s')
-
-    def _spin(self) -> None:
-        with suppress(ExternalShutdownException):
-            self._executor.spin()
 
     def _keep_overlay(self, msg: Image) -> None:
         self.overlays.append((_stamp_ns(msg), image_from_msg(msg)))
