@@ -1,6 +1,7 @@
 """From the name of a back-end to one that is ready to be measured."""
 
 from collections.abc import Callable
+import functools
 import importlib.util
 import logging
 import time
@@ -97,14 +98,16 @@ def _tensorrt(manifest: ModelManifest, device: str, threads: int | None, precisi
     return create_backend(manifest, 'tensorrt', device, precision)
 
 
-def _crops(manifest: ModelManifest, device: str, threads: int | None, precision: str) -> Backend:
+def _crops(
+    manifest: ModelManifest, device: str, threads: int | None, precision: str, crop_size: int | None = None
+) -> Backend:
     if device not in ('auto', 'cpu'):
         raise BackendUnavailableError(f"'crops' runs on the CPU, got device {device!r}")
     if precision not in ('auto', 'fp32'):
         raise BackendUnavailableError(f"'crops' runs in fp32, got precision {precision!r}")
     from fisa_ros.runtime.crop_pipeline import open_crop_pipeline
 
-    return open_crop_pipeline(manifest, threads)
+    return open_crop_pipeline(manifest, threads, crop_size=crop_size)
 
 
 BACKEND_FACTORIES: dict[str, BackendFactory] = {
@@ -112,6 +115,7 @@ BACKEND_FACTORIES: dict[str, BackendFactory] = {
     'torch': _torch,
     'onnxruntime': _onnxruntime,
     'tensorrt': _tensorrt,
-    # What one would write without FISA; to compare with.
+    # What one would write without FISA; to compare with: crops of the classifier's own size, and small ones.
     'crops': _crops,
+    'crops-96px': functools.partial(_crops, crop_size=96),
 }
