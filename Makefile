@@ -11,7 +11,7 @@ help:
 	@echo 'make test-full  the slow tests too'
 	@echo 'make lint       ruff'
 	@echo 'make types      mypy'
-	@echo 'make setup      .venv and the ROS interfaces; done by all of the above (PYTHON=...: the Python 3.12 to use)'
+	@echo 'make setup      .venv, the ROS interfaces, fisa-tiny exported; done by all of the above (PYTHON=...: the Python 3.12 to use)'
 	@echo 'make clean      remove what the set-up and the tools made; out/ stays'
 
 setup:

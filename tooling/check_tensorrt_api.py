@@ -156,7 +156,7 @@ def exercise() -> int:
     from fisa_ros.core.errors import EngineError
     from fisa_ros.runtime import tensorrt_engine
 
-    logger = tensorrt_engine._make_logger()
+    logger = tensorrt_engine._shared_logger()
     for severity in importlib.import_module('tensorrt').ILogger.Severity.__members__.values():
         logger.log(severity, str(severity))
     assert logger.errors == ['Severity.INTERNAL_ERROR', 'Severity.ERROR'], logger.errors

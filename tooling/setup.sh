@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make .venv and build the ROS interfaces: everything that `make` needs. A second run finds nothing to do.
+# Make .venv, build the ROS interfaces and export fisa-tiny: everything that `make` needs. A second run finds nothing to do.
 #
 # Every step leaves a stamp that holds what it depends on, written only after the step succeeded. A step that changes
 # files in place first leaves a mark; the next run finds the mark of an interrupted step and starts that part afresh.
@@ -272,7 +272,8 @@ build() {
 export_inputs() {
   (
     cd "$ROOT"
-    find models/fisa-tiny.* models/reference_frames fisa_ros/core fisa_ros/networks fisa_ros/runtime -type f \
+    find models/fisa-tiny.* models/reference_frames config/vocabularies fisa_ros/core fisa_ros/networks fisa_ros/runtime \
+      fisa_ros/pipeline fisa_ros/tools/export.py -type f \
       ! -name '*.pyc' ! -name '*.md' | LC_ALL=C sort | xargs sha256sum
   )
 }
@@ -309,7 +310,7 @@ choose_ros
 wheels_key="$road $(hash_of $(requirement_files) "$REQUIREMENTS/constraints.txt" "$ROOT/tooling/patch_cmake.py")"
 prefix_key="$ROOT $wheels_key"
 build_key="$prefix_key $(build_inputs | sha256sum | cut -d ' ' -f 1)"
-graphs_key="$wheels_key $(export_inputs | sha256sum | cut -d ' ' -f 1)"
+graphs_key="${XDG_CACHE_HOME:-} $wheels_key $(export_inputs | sha256sum | cut -d ' ' -f 1)"
 
 if ! venv_is_good || ! stamped "$STATE/wheels" "$wheels_key" || ! [ -f "$STATE/gl" ] ||
   ! stamped "$ROOT/install/.built" "$build_key" || ! stamped "$STATE/graphs" "$graphs_key" || ! graphs_exist; then

@@ -7,6 +7,7 @@ from fisa_ros.core.errors import VocabularyError
 
 MAX_NAME_LENGTH = 100
 MAX_SYNONYMS = 8
+MAX_NAMES = MAX_SYNONYMS + 1
 
 # Persian and Indic spelling needs them, and joined emoji contain them.
 _ALLOWED_FORMAT_CHARACTERS = '\u200c\u200d'
@@ -56,7 +57,7 @@ def parse_names(text: str) -> tuple[str, ...]:
             raise VocabularyError(f'empty name in class {text!r}: separate its names by single commas')
         name = clean_name(part)
         names.setdefault(name_key(name), name)
-    if len(names) > MAX_SYNONYMS + 1:
+    if len(names) > MAX_NAMES:
         label = next(iter(names.values()))
         raise VocabularyError(f'class {label!r} has {len(names) - 1} synonyms, at most {MAX_SYNONYMS} are allowed')
     return tuple(names.values())

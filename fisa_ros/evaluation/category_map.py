@@ -6,7 +6,7 @@ from pathlib import Path
 import re
 from typing import Self
 
-from fisa_ros.core.class_names import MAX_SYNONYMS, clean_name, name_key
+from fisa_ros.core.class_names import MAX_NAMES, clean_name, name_key
 from fisa_ros.core.errors import DataError, VocabularyError
 from fisa_ros.core.vocabulary import MONO16_MAX_ID, Vocabulary, VocabularyRegistry, VocabularyRequest
 from fisa_ros.datasets.coco_panoptic import DatasetCategory
@@ -60,7 +60,7 @@ class CategoryMap:
         for entry in categories:
             synonyms = [word for word in words[entry.id][1:] if name_key(word) not in taken]
             taken.update(map(name_key, synonyms))
-            texts.append(', '.join([words[entry.id][0], *synonyms][: MAX_SYNONYMS + 1]))
+            texts.append(', '.join([words[entry.id][0], *synonyms][:MAX_NAMES]))
         return cls._build(categories, VocabularyRequest(tuple(texts)), range(len(texts)))
 
     @classmethod

@@ -12,15 +12,15 @@ from fisa_ros.pipeline.segmenter import scale_image
 _SUFFIXES = ('.jpg', '.jpeg', '.png')
 
 
-def read_frames(folder: Path, size_wh: tuple[int, int]) -> list[NDArray[np.uint8]]:
+def read_frames(folder: Path, size_wh: tuple[int, int], least: int = 1) -> list[NDArray[np.uint8]]:
     """Return the images of a folder by name, as `(H, W, 3)` uint8 rgb scaled to one size.
 
     Raises:
-        ImageError: There is none, or one cannot be read.
+        ImageError: There are fewer than `least`, or one cannot be read.
     """
     paths = sorted(path for path in folder.glob('*') if path.suffix.lower() in _SUFFIXES)
-    if not paths:
-        raise ImageError(f'no image in {folder}: looked for {", ".join(_SUFFIXES)}')
+    if len(paths) < least:
+        raise ImageError(f'{folder} has {len(paths)} images ({", ".join(_SUFFIXES)}), at least {least} are needed')
     frames = []
     for path in paths:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)

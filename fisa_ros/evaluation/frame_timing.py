@@ -47,7 +47,7 @@ class FrameTiming:
         return sum(self.stages_ms.get(stage, 0.0) for stage in NETWORK_STAGES)
 
 
-class FrameRunner:
+class FrameTimer:
     """Segments frames with one configuration as a node does, stage by stage.
 
     Args:

@@ -38,5 +38,6 @@ class EomtMaskGenerator(nn.Module):
     def forward(self, image: Tensor) -> MaskProposals:
         """Propose masks at 1/4 of the resolution for `(B, 3, H, W)` float rgb in [0, 1]."""
         output = self.model(pixel_values=(image - self.mean) / self.std)
-        no_object = output.class_queries_logits.softmax(-1)[..., -1]
+        # A slice, see the lint of exported graphs.
+        no_object = output.class_queries_logits.softmax(-1)[..., -1:].squeeze(-1)
         return MaskProposals(output.masks_queries_logits, 1 - no_object)

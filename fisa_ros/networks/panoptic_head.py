@@ -8,6 +8,9 @@ import torch.nn.functional as F
 
 from fisa_ros.networks.mask_coverage import HIDDEN
 
+# Far above any mask logit that a network can mean.
+_MAX_LOGIT = 1e4
+
 
 class PanopticOutput(NamedTuple):
     """What the head returns for one image.
@@ -82,8 +85,10 @@ class PanopticHead(nn.Module):
         probability = (class_logits / self.temperature).softmax(-1)
         best, class_index = probability[..., :-1].max(-1)
         score = best * (1 - (1 - objectness) * (1 - objectness_trust * best))
-        # A mask that is more likely void than anything in the vocabulary is void, however low the threshold.
-        return class_index, torch.where(best > probability[..., -1], score, 0.0)
+        # A mask that is more likely void than anything in the vocabulary is void, however low the threshold. A slice,
+        # as TensorRT may gather anything by a negative index. A NaN stays one, and is no void.
+        void = probability[..., -1:].squeeze(-1)
+        return class_index, torch.where(best <= void, 0.0, score)
 
     def forward(
         self,
@@ -109,6 +114,9 @@ class PanopticHead(nn.Module):
         class_index, score = self.classify(
             mask_embeddings, objectness, text_embeddings, synonym_mask, thresholds.objectness_trust
         )
+        # Masks that half precision spoiled must not look like an empty room: such a mean becomes the score.
+        mean = mask_logits.flatten(1).mean(1)
+        score = torch.where(mean.abs() <= _MAX_LOGIT, score, mean)
         size = (self.merge_size, self.merge_size)
         mask_logits = F.interpolate(mask_logits[None], size, mode='bilinear', align_corners=False)[0]
         # Of numbers, as TensorRT gathers no booleans.

@@ -215,6 +215,9 @@ class SegmentNode(LifecycleNode):
     def _report(self) -> None:
         for stream in self._streams:
             stream.check_input()
+        # A back-end may have changed since, which is announced although no frame comes.
+        if self._worker.is_running:
+            self._worker.wake()
         message = build_diagnostics(
             self.get_fully_qualified_name(),
             self._state(),

@@ -21,7 +21,7 @@ class SegmentParameters(Parameters):
     device: str = param('auto', 'Where the model runs: auto, cpu, cuda or cuda:0.', read_only=True)
     precision: str = param(
         'auto',
-        'Numbers that the model computes with: the fastest that give what fp32 gives, or fp32.',
+        'Numbers that the model computes with: auto, the fastest that score as fp32 does, or fp32.',
         choices=PRECISIONS,
         read_only=True,
     )

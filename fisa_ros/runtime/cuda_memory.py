@@ -98,6 +98,8 @@ class CudaStream:
             _, *graphs = runtime.cudaStreamEndCapture(self._stream)
             if graphs and graphs[0] is not None and int(graphs[0]):
                 runtime.cudaGraphDestroy(graphs[0])
+            # Or the next call would report it as its own.
+            runtime.cudaGetLastError()
             raise
         graph = _checked(runtime.cudaStreamEndCapture(self._stream), 'ending a graph')
         try:

@@ -23,7 +23,10 @@ from fisa_ros.runtime.engine_cache import BuildRecord, storage_errors
 CHILD_MODULE = 'fisa_ros.runtime.engine_build_process'
 TENSORRT_BUILDER = 'fisa_ros.runtime.tensorrt_engine:build_plan'
 DEFAULT_TIMEOUT_S = 3600.0
-DEFAULT_GRACE_S = 5.0
+# A builder is silent for minutes and saves nothing when it stops.
+DEFAULT_GRACE_S = 1.0
+# Status of a child that could not write its result.
+STORAGE_FAILED = 74
 _POLL_S = 0.05
 _LOG_TAIL_LINES = 6
 _LOG_TAIL_CHARS = 800
@@ -152,7 +155,10 @@ def _result(status: int, result_path: Path, log_path: Path) -> dict[str, Any]:
     try:
         result = json.loads(result_path.read_text(encoding='utf-8'))
     except (FileNotFoundError, ValueError):
-        raise EngineError(f'the builder of the engine {_end(status)}{_tail(log_path)}') from None
+        text = f'the builder of the engine {_end(status)}{_tail(log_path)}'
+        if status == STORAGE_FAILED:
+            raise EngineCacheError(text) from None
+        raise (GpuMemoryError if status == -signal.SIGKILL else EngineError)(text) from None
     if result['status'] == 'built':
         facts: dict[str, Any] = result['facts']
         return facts

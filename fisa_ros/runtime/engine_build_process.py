@@ -15,7 +15,7 @@ import traceback
 from typing import Any
 
 from fisa_ros.core.errors import BuildCancelledError, EngineError, FisaError
-from fisa_ros.runtime.engine_build import BuildRequest
+from fisa_ros.runtime.engine_build import STORAGE_FAILED, BuildRequest
 from fisa_ros.runtime.engine_cache import storage_error
 
 _PR_SET_PDEATHSIG = 1
@@ -42,8 +42,12 @@ def main(request_path: Path, result_path: Path) -> int:
     worker.start()
     worker.join()
     part = result_path.with_suffix('.part')
-    part.write_text(json.dumps(result), encoding='utf-8')
-    part.replace(result_path)
+    try:
+        part.write_text(json.dumps(result), encoding='utf-8')
+        part.replace(result_path)
+    except OSError as error:
+        logging.error('the result cannot be written: %s', error)
+        return STORAGE_FAILED
     return 0 if result['status'] == 'built' else 1
 
 
@@ -64,6 +68,8 @@ def _attempt(request: BuildRequest, is_cancelled: Callable[[], bool]) -> dict[st
     except FisaError as error:
         failure: FisaError = error
     except OSError as error:
+        # What was written of a plan fills the disk, and the result has to be written too.
+        request.plan_path.unlink(missing_ok=True)
         failure = storage_error(request.plan_path.parent, error)
     except Exception as error:
         traceback.print_exc()

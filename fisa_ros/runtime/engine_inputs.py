@@ -1,12 +1,12 @@
 """Names, dtypes and shapes of the engines of one model."""
 
+from fisa_ros.core.class_names import MAX_NAMES
 from fisa_ros.core.errors import EngineError
 from fisa_ros.runtime.engine_key import InputProfile, OutputSpec
 from fisa_ros.runtime.graph_files import GraphsDescription
 
 # Scratch memory is reserved for the largest shapes: N x K x S float32 are 26 MB for 100 masks.
 MAX_CLASSES = 8192
-MAX_SYNONYMS = 8
 _TYPICAL_CLASSES, _TYPICAL_SYNONYMS = 64, 2
 
 ENCODER_OUTPUT_SPECS = (
@@ -34,7 +34,7 @@ def encoder_inputs(description: GraphsDescription) -> tuple[InputProfile, ...]:
 def head_inputs(description: GraphsDescription) -> tuple[InputProfile, ...]:
     """Return the inputs of the head; K words of S synonyms vary."""
     masks, dim = description.num_masks, description.embedding_dim
-    sizes = [(1, 1), (_TYPICAL_CLASSES, _TYPICAL_SYNONYMS), (MAX_CLASSES, MAX_SYNONYMS)]
+    sizes = [(1, 1), (_TYPICAL_CLASSES, _TYPICAL_SYNONYMS), (MAX_CLASSES, MAX_NAMES)]
     words = [(classes, synonyms, dim) for classes, synonyms in sizes]
     singles = [(classes,) for classes, _ in sizes]
     return (
@@ -52,10 +52,10 @@ def check_vocabulary_size(classes: int, synonyms: int) -> None:
     """Refuse a vocabulary that the head's engine was not built for.
 
     Raises:
-        EngineError: There are more than `MAX_CLASSES` words or more than `MAX_SYNONYMS` names for one.
+        EngineError: There are more than `MAX_CLASSES` words or more than `MAX_NAMES` names for one.
     """
-    if classes > MAX_CLASSES or synonyms > MAX_SYNONYMS:
+    if classes > MAX_CLASSES or synonyms > MAX_NAMES:
         raise EngineError(
-            f'a TensorRT engine takes at most {MAX_CLASSES} words of {MAX_SYNONYMS} names each, '
+            f'a TensorRT engine takes at most {MAX_CLASSES} words of {MAX_NAMES} names each, '
             f'got {classes} of up to {synonyms}; use fewer, or another back-end'
         )

@@ -17,18 +17,10 @@ def half_layer_share(layers_json: str) -> float | None:
         layers = json.loads(layers_json)['Layers']
     except (KeyError, TypeError, ValueError):
         return None
-    types = [
-        [
-            ' '.join(str(value) for key, value in output.items() if 'Format' in key or 'type' in key)
-            for output in outputs
-        ]
-        for outputs in (layer.get('Outputs', []) for layer in layers if isinstance(layer, dict))
-    ]
-    typed = [names for names in types if any(names)]
+    typed = [types for types in map(_output_types, layers) if types]
     if not typed:
         return None
-    halves = sum(any('half' in name.lower() or 'fp16' in name.lower() for name in names) for names in typed)
-    return round(halves / len(typed), 4)
+    return round(sum('half' in types or 'fp16' in types for types in typed) / len(typed), 4)
 
 
 def _output_types(layer: Any) -> str:

@@ -14,7 +14,7 @@ from fisa_ros.runtime.graph_files import graphs_folder
 
 BACKENDS = ('auto', 'torch', 'onnxruntime', 'tensorrt')
 PRECISIONS = ('auto', 'fp32')
-_PACKAGES = {'torch': ('PyTorch', 'torch'), 'onnxruntime': ('ONNX Runtime', 'onnxruntime tokenizers')}
+_PACKAGES = {'torch': ('PyTorch', 'torch'), 'onnxruntime': ('ONNX Runtime', 'onnxruntime tokenizers ftfy')}
 _LOG = logging.getLogger('fisa_ros.runtime')
 
 
@@ -29,7 +29,8 @@ def create_backend(
             else "torch"; on a CPU "onnxruntime" where the exported model is there, or else "torch". "tensorrt" where
             it cannot be is "onnxruntime", with a warning that says what to install.
         device: "auto" (the first GPU if there is one, else the CPU), "cpu", "cuda" or "cuda:<number>".
-        precision: "auto" is the fastest that gives the outputs of float32, as far as a user can tell; or "fp32".
+        precision: "auto" is the fastest whose outputs stay close to those of fp32, by the limits of `parity_gate` and
+            `graph_quantization`; or "fp32".
 
     Raises:
         BackendUnavailableError: The library or the device is not there; the text says what to install or to choose.
@@ -73,7 +74,7 @@ def _first_of(
 def _onnxruntime(manifest: ModelManifest, device: str, precision: str) -> Backend:
     if device not in ('auto', 'cpu'):
         raise BackendUnavailableError(f"back-end 'onnxruntime' runs on the CPU, got device {device!r}")
-    _require('onnxruntime', 'onnxruntime', 'tokenizers')
+    _require('onnxruntime', 'onnxruntime', 'tokenizers', 'ftfy')
     from fisa_ros.runtime.onnxruntime_backend import OnnxRuntimeBackend
 
     return OnnxRuntimeBackend(manifest, graphs_folder(manifest), precision=precision)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from fisa_ros.core.class_names import MAX_NAMES
 from fisa_ros.core.errors import GraphsError
 from fisa_ros.core.manifest import ModelManifest
 from fisa_ros.core.vocabulary_state import NUM_SEMANTIC_TOKENS, VocabularyState
@@ -33,7 +34,6 @@ OPSET = 20
 _MAX_INLINE_BYTES = 1 << 27
 # TensorRT runs a half graph that is float32 after all without a word, four times slower.
 _MIN_HALF_SHARE = 0.8
-_MAX_SYNONYMS = 8
 _MAX_CLASSES = 65535
 _LOG = logging.getLogger('fisa_ros.export')
 
@@ -104,7 +104,7 @@ def _export_network(network: SegmentationNetwork, manifest: ModelManifest, folde
     there = torch.ones(classes, synonyms, dtype=torch.bool)
     things = torch.ones(classes, dtype=torch.bool)
     thresholds = torch.tensor([0.25, 0.5, 0.5, 0.5])
-    class_dim, synonym_dim = Dim('classes', min=1, max=_MAX_CLASSES), Dim('synonyms', min=1, max=_MAX_SYNONYMS)
+    class_dim, synonym_dim = Dim('classes', min=1, max=_MAX_CLASSES), Dim('synonyms', min=1, max=MAX_NAMES)
     pairs, singles = {0: class_dim, 1: synonym_dim}, {0: class_dim}
     export_graph(HeadGraph(network.head).eval(),
                  (*(entry.clone() for entry in encoded), words, there, things, thresholds),

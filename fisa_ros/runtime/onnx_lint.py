@@ -57,7 +57,13 @@ def lint(model: ModelProto, folder: Path | None = None) -> list[str]:
         types |= _element_types(graph)
     for node in _nodes(model.graph):
         problems += [f'{_where(node)} {problem}' for problem in _node_problems(node, types)]
+    gathered = {node.input[1]: node for node in _nodes(model.graph) if node.op_type == 'Gather'}
     for name, tensor in _constants(model.graph):
+        if name in gathered and (_values(tensor, folder) < 0).any():
+            problems.append(
+                f'{_where(gathered[name])} has a negative index, which TensorRT leaves undefined on an axis of varying '
+                'length: slice'
+            )
         if tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE):
             problems += _constant_problems(name, _values(tensor, folder))
     return problems

@@ -37,11 +37,6 @@ class SwitchStatus:
     build: BuildStatus
 
     @property
-    def is_final(self) -> bool:
-        """Whether nothing will change any more."""
-        return self.build.state in (BuildState.READY, BuildState.FAILED, BuildState.CANCELLED)
-
-    @property
     def is_degraded(self) -> bool:
         """Whether what serves is not what was asked for."""
         return self.build.state is not BuildState.READY

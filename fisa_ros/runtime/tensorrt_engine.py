@@ -6,6 +6,7 @@ flag of the builder lowers it. TensorRT is imported when it is needed, so that t
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+import functools
 import logging
 import os
 from pathlib import Path
@@ -58,14 +59,19 @@ class TensorRtEngine:
     def __init__(self, plan: Path) -> None:
         import tensorrt as trt  # type: ignore[import-not-found, unused-ignore]
 
-        self._logger = _make_logger()
+        self._logger = _fresh_logger()
         self._runtime = _start(trt.Runtime, self._logger)
-        engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
+        try:
+            content = plan.read_bytes()
+        except OSError as error:
+            raise EngineError(f'{plan} cannot be read: {error}') from error
+        engine = self._runtime.deserialize_cuda_engine(content)
         self._engine = _required(engine, f'TensorRT {trt.__version__} cannot load {plan}', self._logger)
         context = self._engine.create_execution_context()
-        self._context = _required(
-            context, 'TensorRT cannot make a context, most likely for lack of memory', self._logger
-        )
+        if context is None:
+            # The plan is sound, or it had not loaded.
+            raise GpuMemoryError(f'the GPU has too little memory to run {plan}{_last_errors(self._logger)}')
+        self._context = context
         self.tensors = {info.name: info for info in self._describe()}
 
     def set_shape(self, name: str, shape: Sequence[int]) -> None:
@@ -83,7 +89,10 @@ class TensorRtEngine:
         Raises:
             EngineError: An input has no shape yet.
         """
-        missing = self._context.infer_shapes()
+        try:
+            missing = self._context.infer_shapes()
+        except RuntimeError as error:
+            raise EngineError(f'the engine cannot tell its shapes: {error}') from error
         if missing:
             raise EngineError(f'the engine lacks shapes or addresses of {", ".join(missing)}')
         return tuple(self._context.get_tensor_shape(name))
@@ -154,7 +163,7 @@ def build_plan(
 
     options = arguments['options']
     with cuda_memory.CudaStream(arguments['device']):
-        logger = _make_logger()
+        logger = _fresh_logger()
         builder = _start(trt.Builder, logger)
         flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         network = _required(builder.create_network(flags), 'TensorRT cannot make a network', logger)
@@ -247,8 +256,12 @@ def free_memory_bytes(cuda_free_bytes: int, *, is_integrated: bool, meminfo: Pat
     return max(cuda_free_bytes, kib * 1024)
 
 
-def _make_logger() -> 'trt.ILogger':
-    """Return a logger of TensorRT that forwards to Python's and remembers the last errors."""
+@functools.cache
+def _shared_logger() -> 'trt.ILogger':
+    """Return the logger of this process: TensorRT takes the first one that it gets and ignores others.
+
+    It forwards to Python's and remembers the last errors.
+    """
     import tensorrt as trt  # type: ignore[import-not-found, unused-ignore]
 
     levels = {
@@ -272,6 +285,13 @@ def _make_logger() -> 'trt.ILogger':
                 self.errors = [*self.errors, msg][-_REMEMBERED_ERRORS:]
 
     return Logger()
+
+
+def _fresh_logger() -> 'trt.ILogger':
+    """Return the logger of this process, without what it remembers of earlier work."""
+    logger = _shared_logger()
+    vars(logger)['errors'] = []
+    return logger
 
 
 def _make_monitor(is_cancelled: Callable[[], bool]) -> 'trt.IProgressMonitor':

@@ -24,6 +24,7 @@ _NEEDED = {
     'cuda.bindings.runtime': 'pip install cuda-bindings, of the CUDA version that the driver has',
     'onnxruntime': 'pip install onnxruntime',
     'tokenizers': 'pip install tokenizers',
+    'ftfy': 'pip install ftfy',
 }
 
 

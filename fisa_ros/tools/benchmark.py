@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from fisa_ros.core.resources import share_dir
+from fisa_ros.tools.benchmark_backends import BACKEND_FACTORIES
 from fisa_ros.tools.benchmark_configuration import KEYS, BenchmarkError, Configuration, parse_pairs, parse_sweep
 from fisa_ros.tools.benchmark_machine import describe_machine
 from fisa_ros.tools.benchmark_options import BenchmarkOptions
@@ -34,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     of = Configuration()
     parser.add_argument('--model', help=f'name or manifest of the model (default: {of.model})')
-    parser.add_argument('--backend', help=f'library that runs the model (default: {of.backend})')
+    parser.add_argument('--backend', help=f'{", ".join(BACKEND_FACTORIES)} (default: {of.backend})')
     parser.add_argument('--device', help=f'auto, cpu or cuda:0 (default: {of.device})')
     parser.add_argument('--threads', help="threads of an operator on a CPU (default: the back-end's own choice)")
     parser.add_argument('--precision', help=f'auto or fp32 (default: {of.precision})')

@@ -78,9 +78,9 @@ def _torch(manifest: ModelManifest, device: str, threads: int | None, precision:
     if chosen != 'cpu':
         if threads is not None:
             raise BackendUnavailableError(f'threads={threads} needs device cpu, got {chosen!r}')
-        return TorchBackend(manifest, chosen)
+        return TorchBackend(manifest, chosen, precision=precision)
     # A number in any case: it belongs to the process, and another back-end beside this one may have set its own.
-    return TorchBackend(manifest, chosen, threads or DEFAULT_THREADS)
+    return TorchBackend(manifest, chosen, threads or DEFAULT_THREADS, precision)
 
 
 def _onnxruntime(manifest: ModelManifest, device: str, threads: int | None, precision: str) -> Backend:

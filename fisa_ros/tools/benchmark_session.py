@@ -16,7 +16,7 @@ from fisa_ros.core.resources import cache_dir
 from fisa_ros.core.results import PanopticResult
 from fisa_ros.core.vocabulary import MONO8_MAX_ID
 from fisa_ros.evaluation.frame_files import read_frames
-from fisa_ros.evaluation.frame_timing import FrameMessages, FrameRunner, FrameTiming, in_turn, label_agreement
+from fisa_ros.evaluation.frame_timing import FrameMessages, FrameTimer, FrameTiming, in_turn, label_agreement
 from fisa_ros.evaluation.sized_vocabulary import SizedVocabulary
 from fisa_ros.pipeline.segmenter import Segmenter
 from fisa_ros.tools.benchmark_backends import open_backend
@@ -39,7 +39,7 @@ class Point:
 
     configuration: Configuration
     vocabulary: SizedVocabulary
-    runner: FrameRunner
+    runner: FrameTimer
     timings: list[FrameTiming] = field(default_factory=list)
     agreement: list[float] = field(default_factory=list)
 
@@ -86,7 +86,7 @@ class BenchmarkSession:
             for entry, vocabulary, images in zip(configurations, vocabularies, frames, strict=True):
                 segmenter = self._segmenter_of(entry)
                 settles = len(configurations) > 1 and segmenter.backend.device != 'cpu'
-                runner = FrameRunner(
+                runner = FrameTimer(
                     segmenter,
                     vocabulary.prepare(segmenter),
                     images,

@@ -9,15 +9,11 @@ import sys
 import time
 from typing import Any
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
-from fisa_ros.core.errors import ImageError
 from fisa_ros.core.manifest import ModelManifest, load_manifest
 from fisa_ros.core.resources import cache_dir, share_dir
 from fisa_ros.core.vocabulary import VocabularyRegistry, VocabularyRequest
-from fisa_ros.pipeline.segmenter import Segmenter, scale_image
+from fisa_ros.evaluation.frame_files import read_frames
+from fisa_ros.pipeline.segmenter import Segmenter
 from fisa_ros.runtime.graph_files import graphs_folder
 from fisa_ros.tools.model_arguments import report
 
@@ -74,7 +70,8 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     manifest = _random_model(options) if options.random_weights is not None else load_manifest(options.model)
     request = VocabularyRequest.parse(options.vocabulary)
     least = 1 if options.random_weights is not None else _MIN_FRAMES
-    frames = [scale_image(frame, manifest.image_size_hw) for frame in _read_frames(options.frames, least)]
+    height, width = manifest.image_size_hw
+    frames = read_frames(options.frames, (width, height), least)
     segmenter = Segmenter.load(manifest.argument, 'torch', 'cpu')
     try:
         state = segmenter.prepare(VocabularyRegistry().propose(request))
@@ -102,19 +99,6 @@ def _random_model(options: argparse.Namespace) -> ModelManifest:
     manifest = load_manifest(options.model)
     folder = options.out or cache_dir() / 'random' / f'{manifest.name}-{options.random_weights}'
     return load_manifest(write_random_model(manifest, folder.absolute(), options.random_weights))
-
-
-def _read_frames(folder: Path, least: int) -> list[NDArray[np.uint8]]:
-    paths = sorted(path for path in folder.glob('*') if path.suffix.lower() in ('.jpg', '.jpeg', '.png'))
-    if len(paths) < least:
-        raise ImageError(f'{folder} has {len(paths)} images (.jpg, .png), at least {least} are needed')
-    frames = []
-    for path in paths:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if image is None:
-            raise ImageError(f'{path} is not an image that can be read')
-        frames.append(np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8))
-    return frames
 
 
 def _print_files(summary: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ import pytest
 from fisa_ros.core.errors import ImageError
 from fisa_ros.core.results import PanopticResult, Segment
 from fisa_ros.evaluation.frame_files import read_frames
-from fisa_ros.evaluation.frame_timing import FrameRunner, in_turn, label_agreement
+from fisa_ros.evaluation.frame_timing import FrameTimer, in_turn, label_agreement
 from fisa_ros.pipeline.segmenter import Segmenter
 
 
@@ -37,7 +37,7 @@ def test_stages_follow_each_other_and_fit_in_the_total(segmenter, color_vocabula
     frames = [flags, np.zeros_like(flags)]
     messages = Messages(frames)
     state = segmenter.prepare(color_vocabulary)
-    runner = FrameRunner(segmenter, state, frames, messages)
+    runner = FrameTimer(segmenter, state, frames, messages)
     for index in (0, 1, 2):
         timing, result = runner.run(index)
         expected = segmenter.segment(frames[index % 2], state)
@@ -54,14 +54,14 @@ def test_stages_of_the_back_end_take_its_place(segmenter, color_vocabulary, flag
     stages = {'upload': 0.0, 'encoder': 1e-6, 'merge': 3e-6, 'head': 2e-6}
     segment_timed = lambda *arguments: (backend.segment(*arguments), stages)  # noqa: E731
     monkeypatch.setattr(backend, 'segment_timed', segment_timed, raising=False)
-    timing, _ = FrameRunner(segmenter, segmenter.prepare(color_vocabulary), [flags]).run(0)
+    timing, _ = FrameTimer(segmenter, segmenter.prepare(color_vocabulary), [flags]).run(0)
     assert list(timing.stages_ms) == ['resize', 'upload', 'encoder', 'merge', 'head', 'segments']
     assert timing.networks_ms == pytest.approx(3e-6)
 
 
 def test_a_settling_frame_comes_before_each(segmenter, color_vocabulary, flags):
     messages = Messages([flags])
-    FrameRunner(segmenter, segmenter.prepare(color_vocabulary), [flags], messages, settles=True).run(0)
+    FrameTimer(segmenter, segmenter.prepare(color_vocabulary), [flags], messages, settles=True).run(0)
     assert [call[0] for call in messages.calls] == ['decode', 'write'] * 2
 
 
@@ -86,7 +86,7 @@ def test_labels_agree_by_name_whatever_their_ids():
 
 
 def test_frames_are_read_in_order_and_scaled(tmp_path, flags):
-    with pytest.raises(ImageError, match=r'no image in .*: looked for \.jpg, \.jpeg, \.png'):
+    with pytest.raises(ImageError, match=r'has 0 images \(\.jpg, \.jpeg, \.png\), at least 1 are needed'):
         read_frames(tmp_path, (80, 60))
     cv2.imwrite(str(tmp_path / 'b.png'), np.ascontiguousarray(flags[..., ::-1]))
     cv2.imwrite(str(tmp_path / 'a.PNG'), np.zeros_like(flags))

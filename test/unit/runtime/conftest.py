@@ -1,5 +1,7 @@
 from dataclasses import replace
 import hashlib
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -78,3 +80,15 @@ def toy_graphs(toy_manifest, toy_state, tmp_path_factory):
     folder = tmp_path_factory.mktemp('graphs') / 'toy'
     export_graphs(toy_manifest, folder, toy_frames(8), toy_state)
     return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 256 KiB, where one can be mounted."""
+    folder = tmp_path / 'disk'
+    folder.mkdir()
+    command = ['mount', '-t', 'tmpfs', '-o', 'size=256k', 'tmpfs', str(folder)]
+    if shutil.which('mount') is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip('this user cannot mount a file system')
+    yield folder
+    subprocess.run(['umount', str(folder)], check=True)

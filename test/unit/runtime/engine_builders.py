@@ -1,5 +1,6 @@
 """Builders for child processes, good and bad; `engine_build` imports them by name."""
 
+from contextlib import suppress
 import os
 from pathlib import Path
 import signal
@@ -42,6 +43,17 @@ def bug(arguments, plan_path, is_cancelled):
 def full_disk(arguments, plan_path, is_cancelled):
     with Path('/dev/full').open('wb') as file:
         file.write(b'x' * 10_000)
+
+
+def too_large(arguments, plan_path, is_cancelled):
+    plan_path.write_bytes(b'x' * (1 << 20))
+
+
+def fill_up(arguments, plan_path, is_cancelled):
+    plan_path.write_bytes(b'plan')
+    with suppress(OSError):
+        plan_path.with_name('filler').write_bytes(b'x' * (1 << 20))
+    return {}
 
 
 def crash(arguments, plan_path, is_cancelled):

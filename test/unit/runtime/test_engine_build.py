@@ -75,16 +75,29 @@ def test_what_goes_wrong_in_the_child_is_said(build, builder, error, message):
 
 
 @pytest.mark.parametrize(
-    ('name', 'message'),
+    ('name', 'error', 'message'),
     [
-        ('SIGKILL', 'was killed, as the system does when memory runs out'),
-        ('SIGSEGV', 'crashed with SIGSEGV'),
-        ('SIGABRT', 'crashed with SIGABRT'),
+        ('SIGKILL', GpuMemoryError, 'was killed, as the system does when memory runs out'),
+        ('SIGSEGV', EngineError, 'crashed with SIGSEGV'),
+        ('SIGABRT', EngineError, 'crashed with SIGABRT'),
     ],
 )
-def test_a_crash_is_an_error_with_the_end_of_the_log(build, name, message):
-    with pytest.raises(EngineError, match=f'{message}.*its log ends: tactic 0x3f: about to fail'):
+def test_a_crash_is_an_error_with_the_end_of_the_log(build, name, error, message):
+    with pytest.raises(error, match=f'{message}.*its log ends: tactic 0x3f: about to fail'):
         build('crash', signal=name)
+
+
+@pytest.mark.usefixtures('build')
+def test_a_plan_that_fills_the_disk_leaves_room_to_say_so(small_disk):
+    with pytest.raises(EngineCacheError, match='no space for a TensorRT engine in'):
+        build_in_child({}, small_disk / 'engine.plan', builder='engine_builders:too_large')
+    assert not (small_disk / 'engine.plan').exists()
+
+
+@pytest.mark.usefixtures('build')
+def test_a_result_that_cannot_be_written_is_an_error_of_the_cache(small_disk):
+    with pytest.raises(EngineCacheError, match='the builder of the engine ended with status 74'):
+        build_in_child({}, small_disk / 'engine.plan', builder='engine_builders:fill_up')
 
 
 def test_an_unwritable_folder_is_named(tmp_path):

@@ -3,7 +3,6 @@ import errno
 import json
 import os
 from pathlib import Path
-import shutil
 import subprocess
 import sys
 import threading
@@ -290,18 +289,6 @@ def test_folders_that_cannot_be_written_are_named(tmp_path, folder):
     path = Path(tmp_path, folder)
     with pytest.raises(EngineCacheError, match=rf'TensorRT engines in {path} cannot be read or written: .*XDG_CACHE'):
         EngineCache(path).load_or_build(KEY, Builder())
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 256 KiB, where one can be mounted."""
-    folder = tmp_path / 'disk'
-    folder.mkdir()
-    command = ['mount', '-t', 'tmpfs', '-o', 'size=256k', 'tmpfs', str(folder)]
-    if shutil.which('mount') is None or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip('this user cannot mount a file system')
-    yield folder
-    subprocess.run(['umount', str(folder)], check=True)
 
 
 def test_a_full_disk_is_named_with_its_space(small_disk):

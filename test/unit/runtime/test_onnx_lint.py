@@ -62,6 +62,14 @@ def test_scattered_booleans_are_refused():
     assert 'scatters booleans' in lint(model(node('ScatterND'), kind=TensorProto.BOOL))[0]
 
 
+@pytest.mark.parametrize(('index', 'is_refused'), [(-1, True), (0, False)])
+def test_negative_indices_are_refused(index, is_refused):
+    made = model(node('Gather', 'x', 'index', axis=1))
+    made.graph.initializer.append(onnx.numpy_helper.from_array(np.array(index), 'index'))
+    assert bool(lint(made)) is is_refused
+    assert not is_refused or 'has a negative index' in lint(made)[0]
+
+
 def test_bytes_may_only_be_cast():
     assert lint(model(node('Cast', to=FLOAT), kind=TensorProto.UINT8)) == []
     assert 'only cast' in lint(model(node('Transpose'), kind=TensorProto.UINT8))[0]

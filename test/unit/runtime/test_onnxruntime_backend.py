@@ -42,7 +42,7 @@ def vocabulary_of(classes, synonyms):
 
 @pytest.mark.parametrize(
     ('classes', 'synonyms'),
-    [(1, 1), (2, 8), (7, 3), (7, 5), (7, 6), (7, 7), (32, 1), (33, 2), (40, 1), (255, 4), (1000, 1)],
+    [(1, 1), (2, 8), (2, 9), (7, 3), (7, 5), (7, 6), (7, 7), (32, 1), (33, 2), (40, 1), (255, 4), (1000, 1)],
 )
 def test_any_vocabulary_gives_what_torch_gives(backend, toy_segmenter, classes, synonyms):
     state = vocabulary_of(classes, synonyms)
@@ -83,6 +83,17 @@ def test_timed_frames_are_those_of_segment(toy_manifest, toy_graphs, toy_segment
         assert list(stages_ms) == ['upload', 'encoder', 'head', 'download']
         assert 0 < stages_ms['head'] + stages_ms['encoder'] <= sum(stages_ms.values()) <= total_ms
         backend.close()
+
+
+@pytest.mark.parametrize('name', ['mask_logits', 'mask_embeddings', 'objectness'])
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_what_half_precision_may_spoil_reaches_the_score(backend, toy_graphs, name, value):
+    reference = np.load(toy_graphs / 'reference.npz')
+    inputs = {entry: reference[entry] for entry in ('text_embeddings', 'synonym_mask', 'is_thing', 'thresholds')}
+    inputs |= {entry: reference[entry][0].copy() for entry in graph_files.ENCODER_OUTPUTS}
+    assert np.isfinite(backend._head.run(['score'], inputs)[0]).all()
+    inputs[name][2].fill(value) if inputs[name].ndim > 1 else inputs[name].__setitem__(2, value)
+    assert not np.isfinite(backend._head.run(['score'], inputs)[0]).all()
 
 
 @pytest.mark.parametrize('changed', [{'score': 1.0}, {'mask': 1.0}, {'overlap': 1.0}, {'objectness_trust': 1.0}])

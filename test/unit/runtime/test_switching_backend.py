@@ -81,7 +81,6 @@ def test_the_fallback_serves_until_the_better_one_is_ready(rig):
     assert not backend.wait(0.05)
     status = backend.status
     assert status.is_degraded
-    assert not status.is_final
     assert status.describe() == (
         'onnxruntime on cpu serves; building fp16 encoder, 00:00:00 elapsed (last time 00:04:12)'
     )
@@ -91,7 +90,7 @@ def test_the_fallback_serves_until_the_better_one_is_ready(rig):
     assert number_of(backend) == 2
     assert backend.encode_text(['a'])[0, 0] == 2
     assert (rig.slow.closed, rig.fast.closed) == (1, 0)
-    assert (backend.status.is_degraded, backend.status.is_final) == (False, True)
+    assert not backend.status.is_degraded
     assert backend.status.build.state is BuildState.READY
     assert backend.status.describe().endswith('fp16 passed: cosine 0.9999')
 

@@ -263,7 +263,7 @@ def test_more_words_than_the_engine_takes_are_refused(rig):
     backend, small = rig.open(), vocabulary_of(3)
     words = vocabulary_of(2)
     large = replace(words, synonym_mask=np.ones((9000, 2), np.bool_))
-    with pytest.raises(EngineError, match='at most 8192 words of 8 names each, got 9000'):
+    with pytest.raises(EngineError, match='at most 8192 words of 9 names each, got 9000'):
         backend.segment(frame(0), large, THRESHOLDS)
     check(backend.segment(frame(1), small, THRESHOLDS), frame(1), small)
 

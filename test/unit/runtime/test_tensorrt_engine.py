@@ -77,7 +77,7 @@ def test_all_that_is_needed_is_asked_for(monkeypatch):
     asked = []
     monkeypatch.setattr(importlib, 'import_module', asked.append)
     tensorrt_start.require_tensorrt()
-    assert asked == ['tensorrt', 'cuda.bindings.runtime', 'onnxruntime', 'tokenizers']
+    assert asked == ['tensorrt', 'cuda.bindings.runtime', 'onnxruntime', 'tokenizers', 'ftfy']
 
 
 class FakeLogger:

@@ -193,7 +193,7 @@ def test_tables_are_aligned_and_say_what_was_done(capsys, fakes, arguments, show
         (['--device', 'gpu'], "unknown device 'gpu', choose auto, cpu, cuda or cuda:<number>"),
         (['--model', 'nobody'], 'nobody'),
         (['--vocabulary', 'cat,,dog'], "empty name in class 'cat,,dog'"),
-        (['--images', '/nowhere'], 'no image in /nowhere'),
+        (['--images', '/nowhere'], '/nowhere has 0 images'),
         (['--sweep', 'colour=1,2'], f"unknown key 'colour', choose one of {', '.join(KEYS)}"),
         (['--sweep', 'masks=1,2'], 'masks cannot be chosen: their number is fixed in the exported graphs'),
         (['--sweep', 'words=1'], "a sweep needs at least two values, got 'words=1'"),

@@ -50,4 +50,4 @@ def test_a_model_without_weights_says_how_to_try_it(capsys):
 
 def test_one_frame_is_too_few_for_weights_that_count(tmp_path, capsys):
     assert main(['--frames', one_frame(tmp_path / 'frames')]) == 2
-    assert 'has 1 images (.jpg, .png), at least 8 are needed' in capsys.readouterr().err
+    assert 'has 1 images (.jpg, .jpeg, .png), at least 8 are needed' in capsys.readouterr().err
