@@ -102,16 +102,21 @@ class EngineCache:
             BuildCancelledError: `is_cancelled` said so.
         """
         digest = key.digest()
-        with self._locked(digest, is_cancelled):
-            found = self._load(digest, key)
-            if found is None:
-                self._build(digest, key, build)
-                found = self._load(digest, key, is_new=True)
-            if found is None:
-                raise EngineCacheError(f'the engine just written to {self.folder / digest} cannot be read back')
-            with storage_errors(self.folder):
-                os.utime(found.plan_path.parent / SIDECAR_FILE)
-        self._evict(keep=digest)
+        # Engines appear whole, so reading one takes no lock, nor a folder that can be written: root may have built it.
+        found = self._load(digest, key, is_removed_if_damaged=False)
+        if found is None:
+            with self._locked(digest, is_cancelled):
+                found = self._load(digest, key)
+                if found is None:
+                    self._build(digest, key, build)
+                    found = self._load(digest, key, is_new=True)
+        if found is None:
+            raise EngineCacheError(f'the engine just written to {self.folder / digest} cannot be read back')
+        try:
+            os.utime(found.plan_path.parent / SIDECAR_FILE)
+            self._evict(keep=digest)
+        except (OSError, EngineCacheError) as error:
+            _LOG.debug('engines that were not used for long stay: %s', error)
         return found
 
     def record_verdict(self, key: EngineKey, parity: Mapping[str, Any]) -> None:
@@ -206,7 +211,9 @@ class EngineCache:
                 other.unlink()
         _sync(entry)
 
-    def _load(self, digest: str, key: EngineKey, *, is_new: bool = False) -> CachedEngine | None:
+    def _load(
+        self, digest: str, key: EngineKey, *, is_new: bool = False, is_removed_if_damaged: bool = True
+    ) -> CachedEngine | None:
         entry = self.folder / digest
         if not entry.exists():
             return None
@@ -224,8 +231,9 @@ class EngineCache:
                 problem = 'plan and sidecar do not fit each other'
             except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
                 problem = repr(error)
-            _LOG.warning('the TensorRT engine in %s is damaged and is built anew: %s', entry, problem)
-            _remove(entry)
+            if is_removed_if_damaged:
+                _LOG.warning('the TensorRT engine in %s is damaged and is built anew: %s', entry, problem)
+                _remove(entry)
         return None
 
     def _evict(self, keep: str) -> None:

@@ -291,6 +291,18 @@ def test_folders_that_cannot_be_written_are_named(tmp_path, folder):
         EngineCache(path).load_or_build(KEY, Builder())
 
 
+def test_engines_on_a_disk_that_cannot_be_written_are_used(small_disk):
+    cache = EngineCache(small_disk / 'trt', limit_bytes=1)
+    for number in (0, 1):
+        cache.load_or_build(key_number(number), Builder(b'x' * 1000))
+    subprocess.run(['mount', '-o', 'remount,ro', str(small_disk)], check=True)
+    found = cache.load_or_build(key_number(1), Builder())
+    assert not found.is_new
+    assert found.plan_path.read_bytes() == b'x' * 1000
+    with pytest.raises(EngineCacheError, match='Read-only file system'):
+        cache.load_or_build(key_number(2), Builder())
+
+
 def test_a_full_disk_is_named_with_its_space(small_disk):
     cache = EngineCache(small_disk / 'trt')
     cache.load_or_build(key_number(0), Builder(b'x' * 1000))
