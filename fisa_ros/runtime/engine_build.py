@@ -155,9 +155,10 @@ def _result(status: int, result_path: Path, log_path: Path) -> dict[str, Any]:
     try:
         result = json.loads(result_path.read_text(encoding='utf-8'))
     except (FileNotFoundError, ValueError):
-        text = f'the builder of the engine {_end(status)}{_tail(log_path)}'
         if status == STORAGE_FAILED:
-            raise EngineCacheError(text) from None
+            folder = result_path.parent
+            raise EngineCacheError(f'the builder of the engine cannot write to {folder}: is the disk full?') from None
+        text = f'the builder of the engine {_end(status)}{_tail(log_path)}'
         raise (GpuMemoryError if status == -signal.SIGKILL else EngineError)(text) from None
     if result['status'] == 'built':
         facts: dict[str, Any] = result['facts']

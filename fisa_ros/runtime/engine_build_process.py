@@ -45,8 +45,7 @@ def main(request_path: Path, result_path: Path) -> int:
     try:
         part.write_text(json.dumps(result), encoding='utf-8')
         part.replace(result_path)
-    except OSError as error:
-        logging.error('the result cannot be written: %s', error)
+    except OSError:
         return STORAGE_FAILED
     return 0 if result['status'] == 'built' else 1
 
@@ -86,4 +85,8 @@ def _give_way() -> None:
 
 
 if __name__ == '__main__':
-    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))
+    status = main(Path(sys.argv[1]), Path(sys.argv[2]))
+    if status == STORAGE_FAILED:
+        # The log lies on the same disk, and a flush that fails would change the status.
+        os._exit(status)
+    sys.exit(status)
