@@ -16,7 +16,7 @@ def folder():
     manifest = load_manifest('fisa-tiny')
     folder = graph_files.graphs_folder(manifest)
     if not folder.exists():
-        pytest.skip(f'not exported: {graph_files.export_command(manifest)}')
+        pytest.fail(f'not exported: {graph_files.export_command(manifest)}')
     missing = set(HALF_FILES) - set(graph_files.open_graphs(folder, manifest).files)
     assert not missing, f'{folder} is of an older version: {graph_files.export_command(manifest)}'
     return folder

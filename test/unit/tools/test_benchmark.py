@@ -311,3 +311,15 @@ def test_the_shipped_model_on_two_back_ends(capsys):
         assert entry['roofline']['encoder']['gflops'] == pytest.approx(
             entry['roofline']['encoder']['flop'] / entry['stages_ms']['encoder']['p50'] * 1e-6, rel=1e-4
         )
+
+
+@pytest.mark.parametrize(('device', 'chosen'), [('cpu', 'cpu'), ('cuda', 'cuda:0')])
+@pytest.mark.parametrize('precision', ['auto', 'fp32'])
+def test_the_precision_reaches_torch(monkeypatch, device, chosen, precision):
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 1)
+    monkeypatch.setattr(
+        'fisa_ros.runtime.torch_backend.TorchBackend',
+        lambda manifest, device, threads=None, precision='auto': (device, precision),
+    )
+    manifest = load_manifest('fisa-tiny')
+    assert benchmark_backends.open_backend(manifest, 'torch', device, None, precision) == (chosen, precision)
