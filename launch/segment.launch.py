@@ -1,7 +1,8 @@
 """Start the segment node, and rviz2 if asked for.
 
 Every parameter of the node is an argument of the same name. An argument wins over `params_file`; left empty, it leaves
-the value to the file.
+the value to the file. With several cameras the topics are lists, one entry for each:
+`cameras:="[front, rear]" image:="[/front/image_raw, /rear/image_raw]"`.
 """
 
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from launch.conditions import IfCondition
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
+import yaml
 
 from fisa_ros.core.resources import share_dir
 from fisa_ros.node.parameters import rules
@@ -21,7 +23,9 @@ CONFIG = share_dir() / 'config'
 PROFILES = 'FASTRTPS_DEFAULT_PROFILES_FILE'
 ARGUMENTS = {
     'namespace': ('', 'Namespace of all topics and services.'),
-    'image': ('image', 'Topic of the camera images.'),
+    'image': ('', 'Topic of the camera images, also with compressed ones; a list for several cameras.'),
+    'depth_image': ('', 'Topic of the depth images; a list for several cameras.'),
+    'camera_info': ('', 'Topic of the calibration; a list for several cameras.'),
     'params_file': (str(CONFIG / 'fisa.yaml'), 'File with parameters of the node.'),
     'use_sim_time': ('false', 'Take the time from /clock.'),
     'log_level': ('info', 'Least severity to log.'),
@@ -53,10 +57,11 @@ def generate_launch_description() -> LaunchDescription:
 
 def segment(context: LaunchContext) -> Node:
     given = {
-        name: ParameterValue(LaunchConfiguration(name), value_type=type(default))
+        name: ParameterValue(LaunchConfiguration(name), value_type=list[str] if name == 'cameras' else type(default))
         for name, default in asdict(SegmentParameters()).items()
         if LaunchConfiguration(name).perform(context)
     }
+    cameras = texts(context, 'cameras') or list(SegmentParameters.cameras)
     return Node(
         package='fisa_ros',
         executable='segment_node',
@@ -64,9 +69,26 @@ def segment(context: LaunchContext) -> Node:
         namespace=LaunchConfiguration('namespace'),
         output='screen',
         ros_arguments=['--log-level', LaunchConfiguration('log_level')],
-        remappings=[('image', LaunchConfiguration('image'))],
+        remappings=[
+            remapping
+            for argument, name in (('image', 'image'), ('depth_image', 'depth'), ('camera_info', 'camera_info'))
+            for remapping in remap(cameras, argument, name, texts(context, argument))
+        ],
         parameters=[
             LaunchConfiguration('params_file'),
             {'use_sim_time': LaunchConfiguration('use_sim_time')} | given,
         ],
     )
+
+
+def texts(context: LaunchContext, argument: str) -> list[str]:
+    """Return an argument as a list: written as one in YAML, or a single text; empty if it is not given."""
+    value = yaml.safe_load(LaunchConfiguration(argument).perform(context) or '[]')
+    return [str(entry) for entry in (value if isinstance(value, list) else [value])]
+
+
+def remap(cameras: list[str], argument: str, name: str, topics: list[str]) -> list[tuple[str, str]]:
+    """Return what leads the cameras' topics of one name to the given ones."""
+    if topics and len(topics) != len(cameras):
+        raise ValueError(f'argument {argument} has {len(topics)} topics for {len(cameras)} cameras')
+    return [(f'{camera}/{name}' if camera else name, topic) for camera, topic in zip(cameras, topics, strict=False)]

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import (
     Detection2D,
@@ -19,18 +20,20 @@ from fisa_ros.core.results import PanopticResult, Segment
 from fisa_ros.core.vocabulary import Vocabulary, VocabularyRequest
 from fisa_ros.msg import Segment as SegmentMsg
 from fisa_ros.msg import SegmentArray
-from fisa_ros.node.image_decoding import decode_image
+from fisa_ros.node.image_decoding import decode_compressed, decode_image
 from fisa_ros.srv import GetVocabulary, SetVocabulary
 
 _VALUE_TYPES = {'mono8': np.uint8, 'mono16': np.uint16, 'rgb8': np.uint8, '32FC1': np.float32, '16UC1': np.uint16}
 
 
-def image_from_msg(msg: Image) -> NDArray[np.uint8]:
+def image_from_msg(msg: Image | CompressedImage) -> NDArray[np.uint8]:
     """Return the pixels as `(H, W, 3)` uint8 rgb, where possible a view of the message.
 
     Raises:
-        ImageError: The encoding is not supported or the message contradicts itself.
+        ImageError: The encoding is not supported, or the message contradicts itself or is damaged.
     """
+    if isinstance(msg, CompressedImage):
+        return decode_compressed(msg.data, format_text=msg.format)
     return decode_image(
         msg.data,
         encoding=msg.encoding,
@@ -55,6 +58,14 @@ def image_to_msg(pixels: NDArray[np.uint8 | np.uint16 | np.float32], encoding: s
     msg.step = pixels.nbytes // msg.height
     # Assigning bytes, a list or an array to `data` copies once more, for some types value by value.
     msg.data.frombytes(memoryview(np.ascontiguousarray(pixels)).cast('B'))
+    return msg
+
+
+def image_to_jpeg_msg(pixels: NDArray[np.uint8], header: Header) -> CompressedImage:
+    """Return an `(H, W, 3)` uint8 rgb image as jpeg, in the form of image_transport."""
+    msg = CompressedImage(header=header, format='rgb8; jpeg compressed bgr8')
+    encoded = cv2.imencode('.jpg', cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1]
+    msg.data.frombytes(memoryview(encoded).cast('B'))
     return msg
 
 

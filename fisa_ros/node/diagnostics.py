@@ -9,6 +9,8 @@ from fisa_ros.node.stream_counters import StreamReport
 from fisa_ros.node.vocabulary_holder import VocabularyInUse
 from fisa_ros.runtime.switching_backend import SwitchingBackend
 
+_STALE_S = 5.0
+
 
 def build_diagnostics(
     node_name: str,
@@ -58,10 +60,15 @@ def build_diagnostics(
 def _judge(report: StreamReport, is_running: bool) -> tuple[bytes, str]:
     if not is_running:
         return DiagnosticStatus.OK, 'not running'
+    if report.is_mismatched:
+        return DiagnosticStatus.ERROR, 'no publisher can reach this node: their quality of service does not match'
+    if report.silent_s >= _STALE_S:
+        return DiagnosticStatus.STALE, f'no image for {report.silent_s:.0f} s'
     if report.input_rate_hz == 0.0:
         return DiagnosticStatus.WARN, 'no image'
     if report.recently_refused:
-        return DiagnosticStatus.WARN, report.last_error
+        level = DiagnosticStatus.WARN if report.recently_answered else DiagnosticStatus.ERROR
+        return level, report.last_error
     return DiagnosticStatus.OK, f'{report.output_rate_hz:.1f} frames/s'
 
 
@@ -80,6 +87,7 @@ def _values(report: StreamReport) -> dict[str, str]:
         'max_inference_ms': text(report.max_inference_ms),
         'mean_inference_ms': text(report.mean_inference_ms),
         'max_age_ms': text(report.max_age_ms),
+        'silent_s': text(report.silent_s),
         'last_error': report.last_error,
     }
 

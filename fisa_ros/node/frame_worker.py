@@ -1,21 +1,28 @@
 """The thread that segments: one frame at a time, each with exactly one vocabulary."""
 
 from collections.abc import Callable, Sequence
+from concurrent import futures
 import logging
 import threading
+from typing import Any
 
 from builtin_interfaces.msg import Time
 
+from fisa_ros.core.errors import FisaError
 from fisa_ros.node.camera_stream import CameraStream, Frame
-from fisa_ros.node.latest import LatestFrames
+from fisa_ros.node.latest import LatestFrames, Taken
 from fisa_ros.node.segment_parameters import SegmentParameters
+from fisa_ros.node.throttle import Throttle
 from fisa_ros.node.vocabulary_holder import VocabularyInUse
 
 _log = logging.getLogger(__name__)
 
+_MAX_REQUESTS = 16
+_REPEAT_S = 10.0
+
 
 class FrameWorker:
-    """Serves the camera that waited longest, as long as it runs.
+    """Serves the camera that waited longest, and requests in turn with the cameras, as long as it runs.
 
     Before a frame made with a new vocabulary, and at once when idle, it announces the vocabulary.
     """
@@ -42,9 +49,10 @@ class FrameWorker:
         self._parameters = parameters
         self._stamp = stamp
         self._is_shut_down = is_shut_down
-        self._frames: LatestFrames[CameraStream, Frame] = LatestFrames()
+        self._waiting: LatestFrames[CameraStream, Frame | _Request[Any]] = LatestFrames()
         self._is_stopping = False
         self._thread: threading.Thread | None = None
+        self._failure_throttle = Throttle(_REPEAT_S)
 
     @property
     def is_running(self) -> bool:
@@ -53,20 +61,33 @@ class FrameWorker:
 
     def put(self, stream: CameraStream, frame: Frame) -> None:
         """Leave a frame to be served, in place of one of the same camera that still waits."""
-        stream.counters.add_received(is_drop=self._frames.put(stream, frame))
+        stream.counters.add_received(is_drop=self._waiting.put(stream, frame))
+
+    def submit[T](self, work: Callable[[VocabularyInUse, SegmentParameters], T]) -> futures.Future[T]:
+        """Leave work to be done between two frames; the future tells how it ended.
+
+        Raises:
+            FisaError: The worker does not run, or too much waits already.
+        """
+        request = _Request(work)
+        if not self.is_running:
+            raise FisaError('the node is not active')
+        if not self._waiting.put_request(request, _MAX_REQUESTS):
+            raise FisaError(f'busy: {_MAX_REQUESTS} requests wait already')
+        return request.answer
 
     def clear(self) -> None:
         """Forget the frames that wait."""
-        self._frames.clear()
+        self._waiting.clear()
 
     def wake(self) -> None:
-        """Look for a new vocabulary without waiting for a frame."""
-        self._frames.wake()
+        """Look for a new vocabulary, and for depth that has come, without waiting for a frame."""
+        self._waiting.wake()
 
     def start(self) -> None:
         """Begin to serve."""
         self._is_stopping = False
-        self._frames.wake()
+        self._waiting.wake()
         self._thread = threading.Thread(target=self._run, name='inference', daemon=True)
         self._thread.start()
 
@@ -75,14 +96,17 @@ class FrameWorker:
         if self._thread is None:
             return
         self._is_stopping = True
-        self._frames.clear()
-        self._frames.wake()
+        self._waiting.clear()
+        self._waiting.wake()
         self._thread.join(timeout_s)
         self._thread = None
+        for request in self._waiting.clear_requests():
+            if isinstance(request, _Request):
+                request.answer.set_exception(FisaError('the node has been deactivated'))
 
     def _run(self) -> None:
         while not self._is_stopping:
-            taken = self._frames.take()
+            taken = self._waiting.take()
             in_use = self._in_use()
             if self._is_stopping or in_use is None:
                 continue
@@ -91,14 +115,35 @@ class FrameWorker:
             except Exception as error:
                 if self._is_shut_down():
                     return
-                _log.exception('frame failed')
-                if taken is not None:
+                if self._failure_throttle.is_due():
+                    _log.exception('frame failed')
+                if taken is not None and taken.key is not None:
                     taken.key.counters.add_refusal(repr(error))
 
-    def _serve(self, in_use: VocabularyInUse, taken: tuple[CameraStream, Frame] | None) -> None:
+    def _serve(self, in_use: VocabularyInUse, taken: 'Taken[CameraStream, Frame | _Request[Any]] | None') -> None:
         parameters = self._parameters()
         for stream in self._streams:
             stream.announce(in_use, parameters.score_threshold, self._stamp())
         if taken is not None:
-            stream, frame = taken
-            stream.serve(frame, in_use, parameters.thresholds, parameters.mask_encoding)
+            if isinstance(taken.frame, _Request):
+                taken.frame.do(in_use, parameters)
+            elif taken.key is not None:
+                taken.key.serve(taken.frame, in_use, parameters)
+        for stream in self._streams:
+            stream.serve_depth()
+
+
+class _Request[T]:
+    """Work for the thread, and the place for its answer."""
+
+    def __init__(self, work: Callable[[VocabularyInUse, SegmentParameters], T]) -> None:
+        self._work = work
+        self.answer: futures.Future[T] = futures.Future()
+
+    def do(self, in_use: VocabularyInUse, parameters: SegmentParameters) -> None:
+        try:
+            result = self._work(in_use, parameters)
+        except Exception as error:
+            self.answer.set_exception(error)
+        else:
+            self.answer.set_result(result)

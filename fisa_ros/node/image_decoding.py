@@ -1,16 +1,22 @@
-"""Pixels of an image message as rgb, without copying where the layout allows it."""
+"""Pixels of raw and compressed image messages as rgb, without copying where the layout allows it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+import io
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 
 from fisa_ros.core.errors import ImageError
 
 Pixels = NDArray[np.uint8]
+
+MAX_COMPRESSED_PIXELS = 1 << 26
+# What a complete file ends with; some cameras add zeros.
+_COMPRESSED_ENDS = {'JPEG': b'\xff\xd9', 'PNG': b'IEND\xaeB`\x82'}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +122,42 @@ def decode_image(
     if size != height * step:
         raise ImageError(f'{name} pixels: {size} bytes of data, {height} rows of step {step} are {height * step}')
     return np.ascontiguousarray(layout.to_rgb(_view_pixels(data, layout, size_wh, step, is_bigendian)))
+
+
+def decode_compressed(data: bytes | bytearray | memoryview, *, format_text: str) -> Pixels:
+    """Return a jpeg or png image as `(H, W, 3)` uint8 rgb, C-contiguous.
+
+    Args:
+        data: The file.
+        format_text: As in `sensor_msgs/CompressedImage`; what counts is what the file says of itself.
+
+    Raises:
+        ImageError: The file is of another kind, incomplete, too large or damaged.
+    """
+    content = bytes(data)
+    if 'compressedDepth' in format_text:
+        raise ImageError(f'format {format_text!r} holds depth, not colours')
+    try:
+        # Reads only the file's head.
+        with Image.open(io.BytesIO(content), formats=tuple(_COMPRESSED_ENDS)) as head:
+            kind, (width, height) = str(head.format), head.size
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise ImageError(f'{len(content)} bytes of format {format_text!r} are neither jpeg nor png') from None
+    name = f'{kind.lower()} image of {width}x{height} pixels in {len(content)} bytes'
+    if width * height > MAX_COMPRESSED_PIXELS:
+        raise ImageError(f'{name} is too large: at most {MAX_COMPRESSED_PIXELS} pixels')
+    # The decoder fills what is missing with grey and does not say so.
+    if not content.rstrip(b'\0').endswith(_COMPRESSED_ENDS[kind]):
+        raise ImageError(f'{name} is incomplete')
+    # Labels must lie on the pixels as they came, whatever the file says of turning them.
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except cv2.error as error:
+        raise ImageError(f'{name} cannot be decoded: {error.err}') from None
+    if pixels is None:
+        raise ImageError(f'{name} cannot be decoded')
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels), np.uint8)
 
 
 def _view_pixels(

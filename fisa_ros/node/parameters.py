@@ -4,6 +4,7 @@ A field's type and default are the parameter's; `param` adds what a user needs t
 fields on a node and always holds the values in use as one object, so that a thread sees old or new, never a mixture.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 import logging
@@ -79,29 +80,45 @@ def rules(parameters: type[Parameters]) -> dict[str, Rule]:
 class ParameterStore[P: Parameters]:
     """The parameters of one node: declares them, judges changes and holds the values in use."""
 
-    def __init__(self, node: Node, defaults: P) -> None:
+    def __init__(self, node: Node, defaults: P, prefix: str = '', other_prefixes: Sequence[str] = ()) -> None:
         """Declare every parameter on the node, with the values given at its start.
+
+        Args:
+            node: Owns the parameters.
+            defaults: The values that hold unless others are given.
+            prefix: Put in front of every name; ends with a dot unless it is empty.
+            other_prefixes: Those of the node's other stores, which look after the names that begin so.
 
         Raises:
             ParameterError: A value breaks its rule, or a name is nearly that of a parameter.
         """
         self.current = defaults
+        self._prefix = prefix
         overrides = read_overrides(node)
-        declared = rules(type(defaults))
+        declared = {f'{prefix}{name}': rule for name, rule in rules(type(defaults)).items()}
         for name, rule in declared.items():
-            default = getattr(defaults, name)
+            default = getattr(defaults, name.removeprefix(prefix))
             try:
                 node.declare_parameter(name, default, _descriptor(rule, default))
             except ParameterException:
                 raise ParameterError(_explain(name, overrides[name], default, rule)) from None
         self.current = self._candidate(node.get_parameters(list(declared)))
-        _check_names(node, overrides, list(declared))
+        mine = {name: value for name, value in overrides.items() if name.startswith(prefix)}
+        _check_names(node, [name for name in mine if not name.startswith(tuple(other_prefixes))], list(declared))
         node.add_on_set_parameters_callback(self._judge)
         node.add_post_set_parameters_callback(self._apply)
 
     def _candidate(self, changes: list[Parameter]) -> P:
         known = rules(type(self.current))
-        return replace(self.current, **{change.name: change.value for change in changes if change.name in known})
+        values = {
+            change.name.removeprefix(self._prefix): tuple(change.value) if type(change.value) is list else change.value
+            for change in changes
+            if change.name.startswith(self._prefix)
+        }
+        try:
+            return replace(self.current, **{name: value for name, value in values.items() if name in known})
+        except ParameterError as error:
+            raise ParameterError(str(error).replace('parameter ', f'parameter {self._prefix}', 1)) from None
 
     def _judge(self, changes: list[Parameter]) -> SetParametersResult:
         try:
@@ -151,13 +168,15 @@ def _descriptor(rule: Rule, default: object) -> ParameterDescriptor:
 def _explain(name: str, value: object, default: object, rule: Rule) -> str:
     if isinstance(default, float) and type(value) is int:
         return f'parameter {name} is a decimal number: write {value}.0 instead of {value}'
+    if isinstance(default, tuple):
+        return f'parameter {name} must be a list of texts, got {value!r}'
     if type(value) is not type(default):
         return f'parameter {name} must be of type {type(default).__name__}, got {value!r}'
     return f'parameter {name} must be in {_interval(rule)}, got {value}'
 
 
-def _check_names(node: Node, overrides: dict[str, Any], known: list[str]) -> None:
-    for name in overrides:
+def _check_names(node: Node, names: list[str], known: list[str]) -> None:
+    for name in names:
         if node.has_parameter(name) or name.startswith('qos_overrides.'):
             continue
         similar = get_close_matches(name, known, n=1, cutoff=_SIMILARITY)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 import gc
 import logging
 import os
@@ -14,6 +15,7 @@ from rclpy._rclpy_pybind11 import RCLError
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions, install_signal_handlers, uninstall_signal_handlers
 from rclpy.utilities import try_shutdown
 from std_msgs.msg import Header
@@ -22,17 +24,19 @@ from std_srvs.srv import SetBool
 from fisa_ros.core.errors import FisaError
 from fisa_ros.core.vocabulary import VocabularyRegistry
 from fisa_ros.node import conversions
+from fisa_ros.node.awaiting import Awaiting
 from fisa_ros.node.camera_stream import CameraStream, Frame
 from fisa_ros.node.diagnostics import build_diagnostics
 from fisa_ros.node.frame_worker import FrameWorker
 from fisa_ros.node.job_thread import JobThread
 from fisa_ros.node.logging_bridge import attach_package_log, detach_package_log
 from fisa_ros.node.parameters import ParameterStore, read_overrides
-from fisa_ros.node.segment_parameters import SegmentParameters, model_defaults
+from fisa_ros.node.segment_image import SegmentImageService
+from fisa_ros.node.segment_parameters import CameraParameters, SegmentParameters, model_defaults
 from fisa_ros.node.transitions import transition
 from fisa_ros.node.vocabulary_holder import VocabularyHolder
 from fisa_ros.pipeline.segmenter import Segmenter
-from fisa_ros.srv import GetVocabulary, SetVocabulary
+from fisa_ros.srv import GetVocabulary, SegmentImage, SetVocabulary
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +44,8 @@ SegmenterFactory = Callable[[SegmentParameters], Segmenter]
 
 _REPORT_PERIOD_S = 1.0
 _END_TIMEOUT_S = 0.7
+# With the ten of the default a burst of calls loses some without a word, and their callers wait for ever.
+_SERVICE_QOS = QoSProfile(depth=128, reliability=ReliabilityPolicy.RELIABLE)
 
 
 def load_segmenter(parameters: SegmentParameters) -> Segmenter:
@@ -65,14 +71,13 @@ class SegmentNode(LifecycleNode):
         """
         super().__init__('segment')
         self._log_handler = attach_package_log(self)
-        model = read_overrides(self).get('model', SegmentParameters.model)
-        self._store = ParameterStore(self, model_defaults(str(model)))
+        self._store, cameras = _declare_parameters(self)
         self._segmenter_factory = segmenter_factory
         self._is_enabled = True
 
         registry = VocabularyRegistry(self.parameters.max_class_id, self.parameters.id_quarantine_s)
         self._words = VocabularyHolder(registry, on_change=lambda: self._worker.wake())
-        self._streams = [CameraStream(self, name='', on_frame=self._accept)]
+        self._streams = [CameraStream(self, name, current, self._accept) for name, current in cameras.items()]
         self._worker = FrameWorker(
             self._streams,
             in_use=lambda: self._words.in_use,
@@ -82,10 +87,16 @@ class SegmentNode(LifecycleNode):
         )
 
         awaited = ReentrantCallbackGroup()
-        self._jobs = JobThread(self, awaited)
-        self.create_service(SetVocabulary, 'set_vocabulary', self._set_vocabulary, callback_group=awaited)
-        self.create_service(GetVocabulary, 'get_vocabulary', self._get_vocabulary)
-        self.create_service(SetBool, 'set_enabled', self._set_enabled)
+        self._awaiting = Awaiting(self, awaited)
+        self._jobs = JobThread()
+        segment_image = SegmentImageService(self._worker, self._awaiting)
+        for srv_type, name, answer, group in (
+            (SegmentImage, 'segment_image', segment_image.answer, awaited),
+            (SetVocabulary, 'set_vocabulary', self._set_vocabulary, awaited),
+            (GetVocabulary, 'get_vocabulary', self._get_vocabulary, None),
+            (SetBool, 'set_enabled', self._set_enabled, None),
+        ):
+            self.create_service(srv_type, name, answer, qos_profile=_SERVICE_QOS, callback_group=group)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 1)
         self.create_timer(_REPORT_PERIOD_S, self._report)
 
@@ -103,6 +114,7 @@ class SegmentNode(LifecycleNode):
 
     def end(self) -> None:
         """Stop the threads, as far as they can be stopped in a moment, and destroy the node."""
+        self._awaiting.close()
         self._worker.stop(_END_TIMEOUT_S)
         self._jobs.close(_END_TIMEOUT_S)
         detach_package_log(self._log_handler)
@@ -185,7 +197,8 @@ class SegmentNode(LifecycleNode):
         self, request: SetVocabulary.Request, response: SetVocabulary.Response
     ) -> SetVocabulary.Response:
         try:
-            change = await self._jobs.result_of(lambda: self._words.change(conversions.request_from_srv(request)))
+            answer = self._jobs.submit(lambda: self._words.change(conversions.request_from_srv(request)))
+            change = await self._awaiting.result_of(answer)
         except FisaError as error:
             vocabulary = self._words.vocabulary
             response.version = 0 if vocabulary is None else vocabulary.version
@@ -223,10 +236,29 @@ class SegmentNode(LifecycleNode):
             self._state(),
             self._is_enabled,
             self._words.in_use,
-            {stream.topic: stream.counters.report() for stream in self._streams},
+            {stream.topic: stream.report() for stream in self._streams},
             Header(stamp=self.get_clock().now().to_msg()),
         )
         self._diagnostics.publish(message)
+
+
+def _declare_parameters(
+    node: SegmentNode,
+) -> tuple[ParameterStore[SegmentParameters], dict[str, Callable[[], CameraParameters]]]:
+    """Return the node's parameters, and for each camera by name what tells its own."""
+    overrides = read_overrides(node)
+    given = overrides.get('cameras', SegmentParameters.cameras)
+    names = [name for name in given if name] if isinstance(given, list | tuple) else []
+    defaults = model_defaults(str(overrides.get('model', SegmentParameters.model)))
+    store = ParameterStore(node, defaults, other_prefixes=[f'{name}.' for name in names])
+    cameras: dict[str, Callable[[], CameraParameters]] = {}
+    for name in store.current.cameras:
+        if not name:
+            cameras[name] = lambda: store.current
+            continue
+        own = ParameterStore(node, store.current.per_camera, prefix=f'{name}.')
+        cameras[name] = partial(getattr, own, 'current')
+    return store, cameras
 
 
 def run(args: list[str] | None = None, segmenter_factory: SegmenterFactory = load_segmenter) -> int:

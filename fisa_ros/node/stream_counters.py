@@ -14,13 +14,16 @@ class StreamReport:
         answered: Frames whose result was published.
         dropped: Frames replaced by a newer one before their turn.
         refused: Frames that could not be used.
-        recently_refused: Those of them since the last report.
+        recently_answered: Frames answered since the last report.
+        recently_refused: Frames refused since the last report.
         input_rate_hz: Frames received per second, since the last report.
         output_rate_hz: Frames answered per second, since the last report.
         max_latency_ms: Largest time from arrival to publication since the last report; None without frames.
         max_inference_ms: Largest time in the model since the last report; None without frames.
         mean_inference_ms: Mean time in the model since the last report; None without frames.
         max_age_ms: Largest age of an image's stamp at publication since the last report; None without frames.
+        silent_s: Seconds since the last image, or since the node listens; 0 while it does not.
+        is_mismatched: True if no publisher found can reach the node, for its quality of service.
         last_error: Why the last refused frame was refused; empty if there was none.
     """
 
@@ -28,6 +31,7 @@ class StreamReport:
     answered: int
     dropped: int
     refused: int
+    recently_answered: int
     recently_refused: int
     input_rate_hz: float
     output_rate_hz: float
@@ -35,6 +39,8 @@ class StreamReport:
     max_inference_ms: float | None
     mean_inference_ms: float | None
     max_age_ms: float | None
+    silent_s: float
+    is_mismatched: bool
     last_error: str
 
 
@@ -69,8 +75,8 @@ class StreamCounters:
             self.refused += 1
             self.last_error = reason
 
-    def report(self) -> StreamReport:
-        """Return the totals and what happened since the last report."""
+    def report(self, silent_s: float = 0.0, is_mismatched: bool = False) -> StreamReport:
+        """Return the totals and what happened since the last report, with what the input says of itself."""
         with self._lock:
             recent, self._recent = self._recent, []
             received, answered, refused, then_s = self._reported
@@ -86,6 +92,7 @@ class StreamCounters:
                 answered=self.answered,
                 dropped=self.dropped,
                 refused=self.refused,
+                recently_answered=self.answered - answered,
                 recently_refused=self.refused - refused,
                 input_rate_hz=(self.received - received) / elapsed_s,
                 output_rate_hz=(self.answered - answered) / elapsed_s,
@@ -93,5 +100,7 @@ class StreamCounters:
                 max_inference_ms=inference_ms,
                 mean_inference_ms=mean_inference_ms,
                 max_age_ms=age_ms,
+                silent_s=silent_s,
+                is_mismatched=is_mismatched,
                 last_error=self.last_error,
             )

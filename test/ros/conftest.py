@@ -30,7 +30,7 @@ from std_srvs.srv import SetBool
 from fisa_ros.core.resources import cache_dir
 from fisa_ros.msg import SegmentArray
 from fisa_ros.node import conversions
-from fisa_ros.srv import GetVocabulary, SetVocabulary
+from fisa_ros.srv import GetVocabulary, SegmentImage, SetVocabulary
 
 ROOT = Path(__file__).absolute().parents[2]
 TIMEOUT_S = 60.0
@@ -139,7 +139,7 @@ class Client:
 
     def start_call(self, service: str, request: Any) -> Any:
         if service not in self._clients:
-            self._clients[service] = self.node.create_client(SERVICES[service], service)
+            self._clients[service] = self.node.create_client(SERVICES[service], service, qos_profile=RELIABLE)
             self.spin_until(self._clients[service].service_is_ready)
         return self._clients[service].call_async(request)
 
@@ -187,10 +187,14 @@ class Client:
         last = self.publish()
         self.spin_until(lambda: stamp_key(answers[-1].header.stamp) == last)
 
+    def next_header(self, frame_id: str = 'camera') -> Header:
+        """Return a header with a stamp that no other has."""
+        number = next(self._stamps)
+        return Header(stamp=Time(sec=number // 1000, nanosec=number % 1000), frame_id=frame_id)
+
     def publish(self, image: np.ndarray | None = None, frame_id: str = 'camera') -> tuple[int, int]:
         """Publish an image with a stamp of its own and return that."""
-        number = next(self._stamps)
-        header = Header(stamp=Time(sec=number // 1000, nanosec=number % 1000), frame_id=frame_id)
+        header = self.next_header(frame_id)
         pixels = stripes_image() if image is None else image
         self.images.publish(conversions.image_to_msg(pixels, 'rgb8', header))
         return stamp_key(header.stamp)
@@ -200,6 +204,7 @@ STEPS = ('configure', 'activate', 'deactivate', 'cleanup')
 SERVICES = {
     'set_vocabulary': SetVocabulary,
     'get_vocabulary': GetVocabulary,
+    'segment_image': SegmentImage,
     'set_enabled': SetBool,
     'segment/set_parameters': SetParameters,
     'segment/get_parameters': GetParameters,

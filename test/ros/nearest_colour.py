@@ -14,7 +14,7 @@ from fisa_ros.core.manifest import ModelManifest, WeightsFile
 from fisa_ros.core.results import PanopticResult
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.core.vocabulary_state import VocabularyState
-from fisa_ros.node import camera_stream
+from fisa_ros.node import camera_outputs
 from fisa_ros.node.segment_node import run
 from fisa_ros.pipeline.segmenter import Segmenter
 from fisa_ros.runtime.backend import RawSegmentation
@@ -100,13 +100,13 @@ class FailingSegmenter(Segmenter):
 
 def count_overlays() -> None:
     """Print a line whenever an overlay is drawn."""
-    draw = camera_stream.draw_overlay
+    draw = camera_outputs.draw_overlay
 
     def draw_and_tell(*args: Any) -> Any:
         print('overlay drawn', flush=True)
         return draw(*args)
 
-    camera_stream.draw_overlay = draw_and_tell
+    camera_outputs.draw_overlay = draw_and_tell
 
 
 def main() -> int:

@@ -20,7 +20,9 @@ def test_the_config_file_holds_every_parameter_with_its_default() -> None:
     text = CONFIG.read_text()
     assert set(yaml.safe_load(text)['/**/segment']['ros__parameters']).isdisjoint(THRESHOLDS)
     uncommented = re.sub(rf'^(\s*)# ({"|".join(THRESHOLDS)}):', r'\1\2:', text, flags=re.MULTILINE)
-    assert yaml.safe_load(uncommented)['/**/segment']['ros__parameters'] == asdict(SegmentParameters())
+    assert yaml.safe_load(uncommented)['/**/segment']['ros__parameters'] == {
+        name: list(value) if isinstance(value, tuple) else value for name, value in asdict(SegmentParameters()).items()
+    }
 
 
 def test_the_thresholds_are_those_of_the_default_model() -> None:
@@ -43,6 +45,13 @@ def test_every_model_brings_its_thresholds(model) -> None:
         ({'mask_encoding': 'rgb8'}, "parameter mask_encoding must be one of mono8, mono16, got 'rgb8'"),
         ({'score_threshold': 1.5}, r'parameter score_threshold must be in \[0.0, 1.0\], got 1.5'),
         ({'mask_threshold': float('nan')}, r'parameter mask_threshold must be in \[0.0, 1.0\], got nan'),
+        ({'cameras': ()}, 'parameter cameras must name at least one camera'),
+        ({'cameras': ('front', 'front')}, "parameter cameras has 'front' more than once"),
+        ({'cameras': ('front door',)}, "parameter cameras: 'front door' is no name for a camera"),
+        ({'cameras': ('/front',)}, "parameter cameras: '/front' is no name for a camera"),
+        ({'cameras': ('segmentation',)}, "parameter cameras: 'segmentation' is the name of other topics"),
+        ({'image_transport': 'theora'}, "parameter image_transport must be one of raw, compressed, got 'theora'"),
+        ({'reduced_width': -1}, r'parameter reduced_width must be in \[0, 16384\], got -1'),
         ({'id_quarantine_s': -1.0}, r'parameter id_quarantine_s must be in \[0.0, inf\), got -1.0'),
     ],
 )
@@ -55,7 +64,8 @@ def parameter_table() -> str:
     lines = ['| name | default | allowed | at run time | meaning |', '|---|---|---|---|---|']
     for name, rule in rules(SegmentParameters).items():
         default = getattr(SegmentParameters(), name)
-        shown = str(default).lower() if isinstance(default, bool) else default
+        shown = str(list(default) if isinstance(default, tuple) else default)
+        shown = shown.lower() if isinstance(default, bool) else shown
         limits = ', '.join(rule.choices)
         if rule.low is not None:
             limits = f'{rule.low:g} to {rule.high:g}' if rule.high is not None else f'{rule.low:g} or more'

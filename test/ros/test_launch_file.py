@@ -11,7 +11,7 @@ from fisa_ros.node.segment_parameters import SegmentParameters
 
 pytest.importorskip('launch_ros')
 
-CONVENTIONAL = {'namespace', 'params_file', 'use_sim_time', 'log_level', 'image', 'rviz'}
+CONVENTIONAL = {'namespace', 'params_file', 'use_sim_time', 'log_level', 'image', 'depth_image', 'camera_info', 'rviz'}
 
 
 @pytest.fixture

@@ -39,3 +39,20 @@ def test_cleared_frames_are_forgotten() -> None:
     frames.put('front', 1)
     frames.clear()
     assert frames.put('front', 2) is False
+
+
+def test_requests_come_in_order_and_take_turns_with_cameras() -> None:
+    frames = LatestFrames[str, int]()
+    assert [frames.put_request(number, limit=3) for number in (1, 2, 3, 4)] == [True, True, True, False]
+    frames.put('front', 10)
+    frames.put('rear', 20)
+    taken = [frames.take() for _ in range(5)]
+    assert taken == [(None, 1), ('front', 10), (None, 2), ('rear', 20), (None, 3)]
+
+
+def test_forgotten_requests_are_returned() -> None:
+    frames = LatestFrames[str, int]()
+    frames.put_request(1, limit=3)
+    frames.put('front', 10)
+    assert frames.clear_requests() == [1]
+    assert frames.take() == ('front', 10)

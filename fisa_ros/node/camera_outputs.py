@@ -1,0 +1,122 @@
+"""Everything that is published about the images of one camera."""
+
+from collections.abc import Callable
+from typing import Any
+
+from builtin_interfaces.msg import Time
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.lifecycle import LifecycleNode
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+from vision_msgs.msg import Detection2DArray, LabelInfo, VisionInfo
+
+from fisa_ros.core.results import PanopticResult
+from fisa_ros.msg import SegmentArray
+from fisa_ros.node import conversions
+from fisa_ros.node.qos_overrides import overriding_options
+from fisa_ros.node.vocabulary_holder import VocabularyInUse
+from fisa_ros.pipeline.overlay import draw_overlay
+
+_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+_LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+_ALWAYS: dict[str, tuple[type, QoSProfile]] = {
+    'mask': (Image, _QOS),
+    'instances': (Image, _QOS),
+    'confidence': (Image, _QOS),
+    'overlay': (Image, _QOS),
+    'overlay/compressed': (CompressedImage, _QOS),
+    'segments': (SegmentArray, _QOS),
+    'detections': (Detection2DArray, _QOS),
+    'label_info': (LabelInfo, _LATCHED_QOS),
+    'vision_info': (VisionInfo, _LATCHED_QOS),
+}
+
+
+class CameraOutputs:
+    """The publishers of one camera; each message is made only while somebody listens.
+
+    `open` and `close` are called from the executor's thread while nothing is published, the rest from one other thread.
+    """
+
+    def __init__(self, node: LifecycleNode, prefix: str) -> None:
+        """Prepare outputs without publishers.
+
+        Args:
+            node: Owns the topics.
+            prefix: Put in front of every topic.
+        """
+        self._node = node
+        self._prefix = prefix
+        self._publishers: dict[str, Publisher] = {}
+        self._announced_version = 0
+        self._announced_method = ''
+
+    def open(self) -> None:
+        """Create the publishers.
+
+        Raises:
+            FisaError: An override of the quality of service has a value that does not exist.
+        """
+        for name, (msg_type, qos) in _ALWAYS.items():
+            topic = f'{self._prefix}segmentation/{name}'
+            options = overriding_options(self._node, self._node.resolve_topic_name(topic), 'publisher')
+            # rclpy writes the overrides into the profile that it is given.
+            own_qos = QoSProfile(depth=qos.depth, reliability=qos.reliability, durability=qos.durability)
+            self._publishers[name] = self._node.create_publisher(
+                msg_type, topic, own_qos, qos_overriding_options=options
+            )
+        self._announced_version, self._announced_method = 0, ''
+
+    def close(self) -> None:
+        """Destroy the publishers."""
+        while self._publishers:
+            self._node.destroy_publisher(self._publishers.popitem()[1])
+
+    def announce(self, in_use: VocabularyInUse, score_threshold: float, stamp: Time) -> None:
+        """Publish the names of the class ids, and by what they are found, unless they were published before."""
+        header = Header(stamp=stamp)
+        vocabulary, backend = in_use.vocabulary, in_use.segmenter.backend
+        method = f'{in_use.segmenter.manifest.name} ({backend.name} on {backend.device}, {backend.precision})'
+        is_same = self._announced_version == vocabulary.version
+        if not is_same:
+            self._publishers['label_info'].publish(conversions.label_info_to_msg(vocabulary, score_threshold, header))
+        if not is_same or self._announced_method != method:
+            label_topic = self._publishers['label_info'].topic_name
+            message = conversions.vision_info_to_msg(vocabulary, method, label_topic, header)
+            self._publishers['vision_info'].publish(message)
+        self._announced_version, self._announced_method = vocabulary.version, method
+
+    def publish(self, image: NDArray[np.uint8], result: PanopticResult, mask_encoding: str, header: Header) -> None:
+        """Publish what an image shows.
+
+        Args:
+            image: `(H, W, 3)` uint8 rgb.
+            result: Its segmentation.
+            mask_encoding: mono8 or mono16.
+            header: Of the image.
+        """
+        self._send(
+            ('mask', lambda: conversions.mask_to_msg(result, mask_encoding, header)),
+            ('instances', lambda: conversions.image_to_msg(result.panoptic_map, 'mono16', header)),
+            ('confidence', lambda: conversions.image_to_msg(result.confidence_map, 'mono8', header)),
+            ('segments', lambda: conversions.segments_to_msg(result, header)),
+            ('detections', lambda: conversions.detections_to_msg(result, header)),
+        )
+        if self.is_wanted('overlay', 'overlay/compressed'):
+            overlay = draw_overlay(image, result)
+            self._send(
+                ('overlay', lambda: conversions.image_to_msg(overlay, 'rgb8', header)),
+                ('overlay/compressed', lambda: conversions.image_to_jpeg_msg(overlay, header)),
+            )
+
+    def is_wanted(self, *names: str) -> bool:
+        """Return True if somebody listens to any of these outputs."""
+        return any(name in self._publishers and self._publishers[name].get_subscription_count() for name in names)
+
+    def _send(self, *messages: tuple[str, Callable[[], Any]]) -> None:
+        for name, make in messages:
+            if self.is_wanted(name):
+                self._publishers[name].publish(make())
