@@ -5,7 +5,6 @@ from pathlib import Path
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 import numpy as np
 
@@ -13,7 +12,7 @@ from fisa_ros.evaluation.evaluate_tracking import Match
 
 _DPI = 110
 _ROW_INCHES = 0.26
-_COLORS = [*colormaps['tab20'].colors, *colormaps['tab20b'].colors]
+_COLORS = np.concatenate([colormaps[name](np.arange(20)) for name in ('tab20', 'tab20b')])[:, :3]
 
 
 def plot_timelines(
@@ -39,7 +38,7 @@ def plot_timelines(
                 match = frame.get(thing)
                 if match is None:
                     continue
-                picture[row, column] = to_rgb(_COLORS[match.track_id % len(_COLORS)])
+                picture[row, column] = _COLORS[match.track_id % len(_COLORS)]
                 if label not in (None, match.class_name):
                     changes.append((column / rate_hz, row))
                 label = match.class_name

@@ -44,7 +44,7 @@ class TrackerOptions:
 class Tracker:
     """Follows the segments of one camera; used from one thread.
 
-    Things and stuff are followed alike, by the regions that they cover. Pixels never change their segment, but stuff
+    Things and stuff are followed alike, by the regions that they cover. Pixels do not change their segment, but stuff
     of one class is one segment: regions whose labels become the same stuff are joined.
     """
 
@@ -125,7 +125,8 @@ class Tracker:
         missed = [track for row, track in enumerate(self._tracks) if row not in seen]
         # A track more than ids, or than time to look for it, would be one too many.
         room = min(_MAX_MISSED_TRACKS, MAX_SEGMENT_ID - len(cells.labels))
-        self._end(sorted(missed, key=lambda track: track.seen_s)[: max(0, len(missed) - room)])
+        missed.sort(key=lambda track: track.seen_s)
+        self._end(missed[: max(0, len(missed) - room)])
         for position in range(len(cells.labels)):
             if position not in track_of:
                 vote = LabelVote(self._options.label_time_s, self._options.label_hysteresis)
@@ -136,5 +137,5 @@ class Tracker:
     def _end(self, ended: Sequence[Track]) -> None:
         ids = {track.id for track in ended}
         self._tracks = [track for track in self._tracks if track.id not in ids]
-        for track in ended:
+        for track in sorted(ended, key=lambda track: track.seen_s):
             self._ids.release(track.id, track.seen_s)

@@ -1,4 +1,4 @@
-"""Score tracking on simulated sequences: `python -m fisa_ros.tools.evaluate_tracking --rooms 6 --seconds 10`."""
+"""Score tracking on simulated sequences: `python -m fisa_ros.tools.evaluate_tracking --rooms 4 --seconds 10`."""
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         description='Score a model on images of a camera that walks through simulated rooms, without and with '
         'tracking of the same answers.',
     )
-    parser.add_argument('--rooms', type=int, default=6, help='number of sequences (default: %(default)s)')
+    parser.add_argument('--rooms', type=int, default=4, help='number of sequences (default: %(default)s)')
     parser.add_argument('--seconds', type=float, default=10.0, help='length of each (default: %(default)s)')
     parser.add_argument('--rate-hz', type=float, default=10.0, help='frames per second (default: %(default)s)')
     parser.add_argument('--split', choices=SPLITS, default='test', help='of the rooms (default: %(default)s)')
