@@ -6,7 +6,7 @@ from fisa_ros.core.results import MAX_SEGMENT_ID
 
 
 class IdPool:
-    """Ids 1..`max_id`: those never used come first, then those that rested longest.
+    """Ids 1..`max_id`: one that has rested comes first, so that ids stay small, then one that was never used.
 
     Args:
         quarantine_s: How long an id rests after use.

@@ -4,6 +4,8 @@ from collections.abc import Collection
 import math
 from typing import NamedTuple
 
+_MIN_FRAMES = 1e-3
+
 
 class Label(NamedTuple):
     """A class as a segment names it."""
@@ -57,6 +59,7 @@ class LabelVote:
             for voted in votes:
                 votes[voted] *= fade
             votes[label] = votes.get(label, 0.0) + vote
+        self.keep({voted for voted, frames in self._frames.items() if frames >= _MIN_FRAMES})
         best = max(self._weight, key=self._weight.__getitem__)
         if self._label is None or self._weight[best] > self._hysteresis * self._weight[self._label]:
             self._label = best

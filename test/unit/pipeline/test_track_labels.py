@@ -66,6 +66,12 @@ def test_keep():
     assert kept.score == pytest.approx(0.3)
 
 
+def test_what_was_said_long_ago_is_forgotten():
+    assert set(vote((STOOL, 0.9), *[(CHAIR, 0.5)] * 20).labels) == {CHAIR, STOOL}
+    assert set(vote((STOOL, 0.9), *[(CHAIR, 0.5)] * 80).labels) == {CHAIR}
+
+
 def test_scores_of_zero():
     nothing = vote((CHAIR, 0.0), (STOOL, 0.0))
     assert (nothing.label, nothing.score, nothing.share(CHAIR)) == (CHAIR, 0, 0)
+    assert vote((CHAIR, 0.0), (STOOL, 0.0), time_s=0.0).label == STOOL
