@@ -45,5 +45,9 @@ class ImageError(FisaError):
     """An image whose size, layout or encoding cannot be read."""
 
 
+class CalibrationError(FisaError):
+    """A calibration of a camera that is missing, contradicts itself or does not fit its images."""
+
+
 class DataError(FisaError):
     """A data set, recipe or checkpoint that cannot be read."""
