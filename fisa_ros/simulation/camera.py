@@ -5,6 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fisa_ros.core.results import Segment
+from fisa_ros.simulation.object_boxes import ObjectBox, object_box
 from fisa_ros.simulation.opengl import mujoco
 from fisa_ros.simulation.room import STYLES, Room, make_room
 from fisa_ros.simulation.scene import FIELD_OF_VIEW_DEG, Scene, build_scene
@@ -79,9 +80,41 @@ class SceneRenderer:
             )  # fmt: skip
         return tuple(segments)
 
+    def boxes(self, segments: tuple[Segment, ...]) -> tuple[ObjectBox, ...]:
+        """Return the true boxes, in the camera's optical frame, of the things among the segments of this view."""
+        return tuple(
+            object_box(self.scene, self._data, segment.id, segment.area / self._unhidden_area(segment.id))
+            for segment in segments
+            if segment.is_thing
+        )
+
+    def _unhidden_area(self, instance: int) -> int:
+        """Count the pixels that an instance would cover if nothing stood in front of it."""
+        model = self.scene.model
+        groups = model.geom_group.copy()
+        model.geom_group[:] = self.scene.geom_instance != instance
+        only_first = mujoco.MjvOption()
+        only_first.geomgroup[1:] = 0
+        try:
+            self._renderer.update_scene(self._data, camera=0, scene_option=only_first)
+            self._renderer.enable_segmentation_rendering()
+            area = int(np.count_nonzero(self._renderer.render()[..., 0] >= 0))
+        finally:
+            self._renderer.disable_segmentation_rendering()
+            model.geom_group[:] = groups
+            self._renderer.update_scene(self._data, camera=0)
+        return area
+
     def close(self) -> None:
         """Free the off-screen context."""
         self._renderer.close()
+
+
+def pixel_intrinsics(size_wh: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Return (fx, fy, cx, cy) of images of a size, in pixels, for pixel centres at whole numbers."""
+    width, height = size_wh
+    focal = 240 / np.tan(np.radians(FIELD_OF_VIEW_DEG) / 2)
+    return focal * width / 640, focal * height / 480, (width - 1) / 2, (height - 1) / 2
 
 
 def free_positions(room: Room, *, clearance_m: float = 0.35) -> NDArray[np.float64]:
@@ -156,9 +189,7 @@ class SceneCamera:
     @property
     def intrinsics(self) -> tuple[float, float, float, float]:
         """(fx, fy, cx, cy) in pixels, for pixel centres at whole numbers."""
-        width, height = self.size_wh
-        focal = 240 / np.tan(np.radians(FIELD_OF_VIEW_DEG) / 2)
-        return focal * width / 640, focal * height / 480, (width - 1) / 2, (height - 1) / 2
+        return pixel_intrinsics(self.size_wh)
 
     def step(self, dt_s: float) -> None:
         """Move on for `dt_s` seconds; a new goal is drawn when one is reached."""

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from fisa_ros.core.results import Segment
 from fisa_ros.simulation.camera import SceneCamera, SceneRenderer, free_positions, view_pose
+from fisa_ros.simulation.object_boxes import ObjectBox
 from fisa_ros.simulation.room import make_room
 from fisa_ros.simulation.scene import build_scene
 
@@ -28,6 +29,7 @@ class Frame:
         segments: One per instance; `class_id` is the id of its category.
         attributes: The adjectives of each of `segments`.
         depth: `(H, W)` float32, the distance along the optical axis in m; None where it was not asked for.
+        boxes: Where the things among `segments` are; empty where it was not asked for.
     """
 
     number: int
@@ -36,10 +38,17 @@ class Frame:
     segments: tuple[Segment, ...]
     attributes: tuple[tuple[str, ...], ...]
     depth: NDArray[np.float32] | None
+    boxes: tuple[ObjectBox, ...] = ()
 
 
 def view_frames(
-    seed: int, numbers: Sequence[int], size_wh: tuple[int, int], *, shadow_share: float, with_depth: bool
+    seed: int,
+    numbers: Sequence[int],
+    size_wh: tuple[int, int],
+    *,
+    shadow_share: float,
+    with_depth: bool,
+    with_boxes: bool = False,
 ) -> Iterator[Frame]:
     """Yield independent views of the room of `seed`; view n depends on `seed` and n alone.
 
@@ -49,6 +58,7 @@ def view_frames(
         size_wh: Image size (width, height) in pixels.
         shadow_share: Share of the rooms, in [0, 1], that are lit with shadows.
         with_depth: Whether depth is rendered too.
+        with_boxes: Whether the places of things are told too, which takes another rendering for each.
     """
     room = make_room(seed)
     positions = free_positions(room)
@@ -65,7 +75,8 @@ def view_frames(
                     break
             attributes = tuple(renderer.scene.attributes[segment.id - 1] for segment in segments)
             depth = renderer.depth() if with_depth else None
-            yield Frame(number, renderer.color(), instance_map, segments, attributes, depth)
+            boxes = renderer.boxes(segments) if with_boxes else ()
+            yield Frame(number, renderer.color(), instance_map, segments, attributes, depth, boxes)
     finally:
         renderer.close()
 
