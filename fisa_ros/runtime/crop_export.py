@@ -67,7 +67,6 @@ def export_crop_graphs(
     network.requires_grad_(False)
     tower = network.tower if crop_size is None else tower_for_size(network.tower, crop_size)
     height, width = (crop_size, crop_size) if crop_size else tower.visual.image_size
-    mean = [round(255 * value) for value in tower.mean.flatten().tolist()]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{folder.name}.', dir=folder.parent) as temporary:
         part = Path(temporary) / 'graphs'
@@ -78,7 +77,6 @@ def export_crop_graphs(
             model=manifest.name,
             source=source_key(manifest),
             crop_size_hw=(height, width),
-            mean_rgb=(mean[0], mean[1], mean[2]),
             files=file_sums(part),
         )
         crop_files.write_crops_description(part, description)

@@ -1,6 +1,6 @@
 """The graphs of the crop pipeline on disk, in a folder of their own beside those of the model."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from fisa_ros.core.manifest import ModelManifest
 from fisa_ros.runtime.graph_files import DESCRIPTION_FILE, file_sums, source_key
 
 # Raised whenever the same model would be exported to other crop graphs.
-CROPS_FORMAT = 1
+CROPS_FORMAT = 2
 GENERATOR_FILE = 'generator.onnx'
 CLIP_IMAGE_FILE = 'clip_image.onnx'
 
@@ -28,14 +28,12 @@ class CropsDescription:
         model: Name of the model.
         source: `source_key` of the model.
         crop_size_hw: Size of the crops that CLIP takes, in pixels.
-        mean_rgb: The colour that CLIP's normalisation turns into 0.
         files: Sum of each file, but of the description itself.
     """
 
     model: str
     source: str
     crop_size_hw: tuple[int, int]
-    mean_rgb: tuple[int, int, int]
     files: dict[str, str]
 
 
@@ -68,10 +66,7 @@ def open_crop_graphs(folder: Path, manifest: ModelManifest) -> CropsDescription:
             raise GraphsError(f'{path} is not of format {CROPS_FORMAT}, which this version reads')
         description = CropsDescription(**document)
         height, width = description.crop_size_hw
-        red, green, blue = description.mean_rgb
-        description = CropsDescription(
-            description.model, description.source, (height, width), (red, green, blue), description.files
-        )
+        description = replace(description, crop_size_hw=(height, width))
         found = file_sums(folder)
     except FileNotFoundError:
         raise GraphsError(f'model {manifest.name!r} has no crop graphs in {folder}') from None

@@ -26,9 +26,8 @@ from fisa_ros.runtime.text_graph import TextGraph
 BATCHES = (1, 2, 4, 8, 16)
 """Batch sizes that are tried, besides all masks at once."""
 CONTEXT = 1.25
+"""Edge of a crop by the edge of its mask's box."""
 _ROUNDS = 2
-# No pixel is in such a mask.
-_ABSENT_LOGIT = -1e4
 _LOG = logging.getLogger('fisa_ros.crop_pipeline')
 
 
@@ -44,9 +43,6 @@ class CropPipeline:
         threads: Threads of an operator; by default one per core of this process.
         batch: Crops in one call of CLIP; None measures `BATCHES` and all masks at once, and takes the fastest.
         crops: Folder of the crop graphs; None is `crop_files.crops_folder(folder)`.
-        context: Edge of a crop by the edge of its mask's box, at least 1.
-        is_grey: Whether what is outside the mask is painted with the mean of CLIP's training images.
-        min_objectness: Masks with less, in [0, 1], are dropped before they are cropped; None crops every mask.
 
     Raises:
         GraphsError: The graphs are missing, damaged or of another model.
@@ -63,9 +59,6 @@ class CropPipeline:
         batch: int | None = None,
         *,
         crops: Path | None = None,
-        context: float = CONTEXT,
-        is_grey: bool = False,
-        min_objectness: float | None = None,
     ) -> None:
         if batch is not None and batch < 1:
             raise ValueError(f'batch must be at least 1, got {batch}')
@@ -76,9 +69,6 @@ class CropPipeline:
         self.embedding_dim = description.embedding_dim
         self.num_semantic_tokens = description.num_semantic_tokens
         self.crop_size_hw = crops_description.crop_size_hw
-        self._context = context
-        self._background = crops_description.mean_rgb if is_grey else None
-        self._min_objectness = min_objectness
         self.threads = threads or len(os.sched_getaffinity(0))
         options = session_options(self.threads)
         self._generator = open_session(crops / crop_files.GENERATOR_FILE, options)
@@ -90,15 +80,8 @@ class CropPipeline:
     def segment(self, image: NDArray[np.uint8], state: VocabularyState, thresholds: Thresholds) -> RawSegmentation:
         """See `Backend.segment`."""
         mask_logits, objectness = self._generator.run(crop_files.GENERATOR_OUTPUTS, {'image': image})
-        if self._min_objectness is not None:
-            mask_logits[objectness < self._min_objectness] = _ABSENT_LOGIT
         crops, crop_of_mask = mask_crops(
-            image,
-            mask_logits,
-            size_hw=self.crop_size_hw,
-            mask_threshold=thresholds.mask,
-            context=self._context,
-            background_rgb=self._background,
+            image, mask_logits, size_hw=self.crop_size_hw, mask_threshold=thresholds.mask, context=CONTEXT
         )
         inputs = {
             'mask_logits': mask_logits,
@@ -159,9 +142,6 @@ def open_crop_pipeline(
     batch: int | None = None,
     crop_size: int | None = None,
     folder: Path | None = None,
-    context: float = CONTEXT,
-    is_grey: bool = False,
-    min_objectness: float | None = None,
 ) -> CropPipeline:
     """Open the pipeline of a model; its crop graphs are exported first where they are not there yet.
 
@@ -171,9 +151,6 @@ def open_crop_pipeline(
         batch: See `CropPipeline`.
         crop_size: Edge of the crops in pixels; None is the size that the classifier has in the manifest.
         folder: The model's exported graphs; None is where they lie in the cache.
-        context: See `CropPipeline`.
-        is_grey: See `CropPipeline`.
-        min_objectness: See `CropPipeline`.
 
     Raises:
         GraphsError: The model's own graphs are missing, or graphs are damaged.
@@ -192,7 +169,4 @@ def open_crop_pipeline(
 
         _LOG.info('%s: exporting', error)
         export_crop_graphs(manifest, crops, crop_size)
-    return CropPipeline(
-        manifest, folder, threads, batch,
-        crops=crops, context=context, is_grey=is_grey, min_objectness=min_objectness,
-    )  # fmt: skip
+    return CropPipeline(manifest, folder, threads, batch, crops=crops)

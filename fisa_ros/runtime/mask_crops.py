@@ -18,7 +18,6 @@ def mask_crops(
     size_hw: tuple[int, int],
     mask_threshold: float,
     context: float,
-    background_rgb: tuple[int, int, int] | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
     """Cut one crop for each mask that is not empty, and one of the whole image for all that are.
 
@@ -30,7 +29,6 @@ def mask_crops(
         size_hw: Size of the crops in pixels.
         mask_threshold: Probability in [0, 1] above which a cell belongs to its mask.
         context: Edge of the crop by the edge of the box, at least 1.
-        background_rgb: Colour of what is outside the mask; None leaves it as it is.
 
     Returns:
         `(C, h, w, 3)` uint8 rgb crops, and `(N,)` which of them belongs to each mask.
@@ -51,9 +49,6 @@ def mask_crops(
             continue
         window = enlarged_window(box, mask_logits.shape[1:], image.shape[:2], context)
         _stretch(image, window, crops[row])
-        if background_rgb is not None:
-            is_outside = _logits_in(mask_logits[mask], image.shape[:2], window, size_hw) <= logit
-            crops[row][is_outside] = background_rgb
         crop_of_mask[mask] = row
         row += 1
     if row < len(crops):
@@ -106,25 +101,3 @@ def _stretch(image: NDArray[np.uint8], window: Box, out: NDArray[np.uint8]) -> N
     cv2.resize(
         image[y0:y1, x0:x1], (width, height), dst=out, interpolation=cv2.INTER_AREA if is_shrunk else cv2.INTER_LINEAR
     )
-
-
-def _logits_in(
-    mask_logits: NDArray[np.float32], image_size_hw: tuple[int, ...], window: Box, size_hw: tuple[int, int]
-) -> NDArray[np.float32]:
-    """Return the logits at each pixel of a crop, between cells by linear interpolation."""
-    x0, y0, x1, y1 = window
-    cells_y, cells_x = mask_logits.shape[0] / image_size_hw[0], mask_logits.shape[1] / image_size_hw[1]
-    scale_x, scale_y = (x1 - x0) * cells_x / size_hw[1], (y1 - y0) * cells_y / size_hw[0]
-    # Centres of pixels on centres of cells.
-    to_cells = np.array(
-        [
-            [scale_x, 0, x0 * cells_x + scale_x / 2 - 0.5],
-            [0, scale_y, y0 * cells_y + scale_y / 2 - 0.5],
-        ]
-    )
-    return np.asarray(
-        cv2.warpAffine(
-            mask_logits, to_cells, size_hw[::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
-    )  # fmt: skip

@@ -124,25 +124,6 @@ def test_only_empty_masks_see_the_whole_image(pipeline, toy_state, toy_segmenter
     assert set(np.unique(raw.query_map)) <= {0, 3}
 
 
-def test_masks_without_objectness_are_dropped_if_asked(toy_manifest, crop_graphs, toy_state, monkeypatch):
-    pipeline = CropPipeline(toy_manifest, crop_graphs, batch=4, min_objectness=0.5)
-    logits = np.full((6, 16, 16), -8.0, np.float32)
-    logits[1, 4:10, 4:10] = logits[2, 10:16, 4:10] = 8.0
-    objectness = np.array([0.9, 0.4, 0.5, 0.9, 0.9, 0.9], np.float32)
-    replaced_masks(pipeline, monkeypatch, logits, objectness)
-    thresholds = replace(THRESHOLDS, objectness_trust=1.0)
-    # Two masks of one stuff class would become one segment.
-    things = replace(toy_state, is_thing=np.ones_like(toy_state.is_thing))
-    frame = toy_frames(1)[0]
-    kept = pipeline.segment(frame, things, thresholds).query_map
-    assert 2 not in kept
-    monkeypatch.setattr(pipeline, '_min_objectness', None)
-    both = pipeline.segment(frame, things, thresholds).query_map
-    pipeline.close()
-    assert 2 in both
-    np.testing.assert_array_equal(np.where(both == 2, 0, both), kept)
-
-
 def test_the_pipeline_says_what_it_is(pipeline):
     assert (pipeline.name, pipeline.device, pipeline.image_size_hw) == ('crops', 'cpu', (SIZE, SIZE))
     assert (pipeline.embedding_dim, pipeline.num_semantic_tokens, pipeline.batch) == (384, 32, 4)
@@ -189,8 +170,8 @@ def test_missing_crop_graphs_are_named(toy_manifest, toy_graphs):
     [
         (lambda folder: (folder / 'clip_image.onnx').write_bytes(b''), r'clip_image\.onnx is missing or damaged'),
         (lambda folder: (folder / 'generator.onnx').unlink(), r'generator\.onnx is missing or damaged'),
-        (lambda folder: (folder / 'graphs.json').write_text('{"format": 0}'), 'not of format 1'),
-        (lambda folder: (folder / 'graphs.json').write_text('{"format": 1}'), r'graphs\.json cannot be read'),
+        (lambda folder: (folder / 'graphs.json').write_text('{"format": 0}'), 'not of format 2'),
+        (lambda folder: (folder / 'graphs.json').write_text('{"format": 2}'), r'graphs\.json cannot be read'),
         (lambda folder: (folder / 'graphs.json').write_text('['), r'graphs\.json cannot be read'),
         (lambda folder: (folder / 'graphs.json').write_text('[]'), r'graphs\.json cannot be read'),
     ],

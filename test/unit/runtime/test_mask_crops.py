@@ -21,8 +21,8 @@ def logits_of(*boxes, cells=16):
     return logits
 
 
-def cut(image, logits, size_hw, context=1.0, **options):
-    return mask_crops(image, logits, size_hw=size_hw, mask_threshold=0.5, context=context, **options)
+def cut(image, logits, size_hw, context=1.0):
+    return mask_crops(image, logits, size_hw=size_hw, mask_threshold=0.5, context=context)
 
 
 def test_a_crop_is_the_box_of_its_mask():
@@ -94,32 +94,6 @@ def test_the_threshold_decides_what_is_in_the_box():
         assert abs(int(crops[0, 0, -1, 0]) - (right - 1)) <= 1
     crops, crop_of_mask = mask_crops(image, logits, size_hw=(64, 64), mask_threshold=1.0, context=1.0)
     np.testing.assert_array_equal(crops[crop_of_mask[0]], image)
-
-
-def test_the_background_is_painted_where_the_mask_is_not():
-    image = position_image()
-    grey = (200, 201, 202)
-    crops, _ = cut(image, logits_of((4, 4, 8, 8)), (32, 32), 2.0, background_rgb=grey)
-    # The window is columns and rows 8..40, the mask 16..32 of these, so 8..24 of the crop.
-    is_grey = (crops[0] == grey).all(axis=-1)
-    expected = np.ones((32, 32), np.bool_)
-    expected[8:24, 8:24] = False
-    # Between cells logits are interpolated, which rounds the corners.
-    expected[[8, 8, 23, 23], [8, 23, 8, 23]] = True
-    np.testing.assert_array_equal(is_grey, expected)
-    np.testing.assert_array_equal(crops[0][~is_grey], image[8:40, 8:40][~is_grey])
-
-
-def test_painted_masks_keep_their_place_at_a_border():
-    logits = logits_of((12, 0, 16, 4))
-    crops, _ = cut(position_image(), logits, (24, 24), 2.0, background_rgb=(200, 201, 202))
-    # Cut off at the top and at the right: columns 40..64, rows 0..24.
-    is_mask = crops[0, ..., 0] != 200
-    expected = np.zeros((24, 24), np.bool_)
-    expected[:16, 8:] = True
-    # The corner that is not at a border is rounded.
-    expected[15, 8] = False
-    np.testing.assert_array_equal(is_mask, expected)
 
 
 @pytest.mark.parametrize('context', [0.99, 0.0, float('nan')])
