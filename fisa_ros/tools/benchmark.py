@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--device', help=f'auto, cpu or cuda:0 (default: {of.device})')
     parser.add_argument('--threads', help="threads of an operator on a CPU (default: the back-end's own choice)")
     parser.add_argument('--precision', help=f'auto or fp32 (default: {of.precision})')
+    parser.add_argument('--masks', help='number of masks, at most those of the model (default: all of them)')
     parser.add_argument('--size', help=f'size of the images (default: {of.describe("size")})')
     parser.add_argument('--vocabulary', help=f'"cat; dog", a YAML file or a shipped name (default: {of.vocabulary})')
     parser.add_argument('--words', help='number of classes: the first of the vocabulary, then made-up words')

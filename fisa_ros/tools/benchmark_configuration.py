@@ -14,6 +14,7 @@ from fisa_ros.tools.benchmark_backends import BACKEND_FACTORIES
 
 _MAX_THREADS = 1024
 _MAX_CAMERAS = 16
+_MAX_MASKS = 65535
 
 
 class BenchmarkError(FisaError):
@@ -30,6 +31,7 @@ class Configuration:
         device: auto, cpu or cuda:0.
         threads: Threads of an operator on a CPU; None is the back-end's own choice.
         precision: One of `PRECISIONS`.
+        masks: Number of masks, those of the queries that find most; None is as many as the model has.
         size: Width and height of the images.
         vocabulary: As `VocabularyRequest.parse` takes it.
         words: Number of classes; None is as many as the vocabulary has.
@@ -45,6 +47,7 @@ class Configuration:
     device: str = 'auto'
     threads: int | None = None
     precision: str = 'auto'
+    masks: int | None = None
     size: tuple[int, int] = (640, 480)
     vocabulary: str = 'indoor'
     words: int | None = None
@@ -65,6 +68,7 @@ class Configuration:
             )
         for name, low, high in (
             ('threads', 1, _MAX_THREADS),
+            ('masks', 1, _MAX_MASKS),
             ('words', 1, MONO16_MAX_ID),
             ('synonyms', 0, MAX_SYNONYMS),
             ('cameras', 1, _MAX_CAMERAS),
@@ -80,8 +84,6 @@ class Configuration:
             BenchmarkError: There is no such field, or its value cannot be read or is out of range.
         """
         unknown = next((key for key in values if key not in KEYS), None)
-        if unknown == 'masks':
-            raise BenchmarkError('masks cannot be chosen: their number is fixed in the exported graphs')
         if unknown is not None:
             raise BenchmarkError(f'unknown key {unknown!r}, choose one of {", ".join(KEYS)}')
         return replace(self, **{key: _PARSERS.get(key, _text)(key, text) for key, text in values.items()})
@@ -147,6 +149,7 @@ def _size(key: str, text: str) -> tuple[int, int]:
 _PARSERS: dict[str, Callable[[str, str], Any]] = {
     'size': _size,
     'threads': _number,
+    'masks': _number,
     'words': _number,
     'synonyms': _number,
     'cameras': _number,

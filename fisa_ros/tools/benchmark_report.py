@@ -75,6 +75,7 @@ def _description(configuration: Configuration, point: Point) -> dict[str, Any]:
         'device': backend.device,
         'threads': getattr(backend, 'threads', None),
         'precision': backend.precision,
+        'masks': configuration.masks,
         'size': configuration.describe('size'),
         'network_size': f'{width}x{height}',
         'words': len(point.vocabulary.vocabulary.classes),

@@ -20,6 +20,7 @@ from fisa_ros.evaluation.timing_statistics import ratio_of_medians, summarize_ti
 from fisa_ros.runtime.build_progress import BuildState
 from fisa_ros.tools.benchmark_configuration import BenchmarkError, Configuration
 from fisa_ros.tools.benchmark_machine import cpu_seconds, memory_mb
+from fisa_ros.tools.benchmark_masks import open_manifest
 from fisa_ros.tools.benchmark_options import BenchmarkOptions
 from fisa_ros.tools.benchmark_report import rounded
 from fisa_ros.tools.node_process import NodeProcess
@@ -96,7 +97,7 @@ def _measure(configuration: Configuration, options: BenchmarkOptions) -> tuple[d
         words = folder / 'words.yaml'
         words.write_text(yaml.safe_dump(vocabulary.document()), encoding='utf-8')
         parameters = {
-            'model': configuration.model,
+            'model': open_manifest(configuration).argument,
             'backend': configuration.backend,
             'device': configuration.device,
             'precision': configuration.precision,
@@ -117,6 +118,7 @@ def _measure(configuration: Configuration, options: BenchmarkOptions) -> tuple[d
         'device': summary.pop('device'),
         'precision': summary.pop('precision'),
         'threads': None,
+        'masks': configuration.masks,
         'size': configuration.describe('size'),
         'words': len(vocabulary.vocabulary.classes),
         'names_per_word': vocabulary.num_names,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fisa_ros.core.manifest import load_manifest
+from fisa_ros.core.manifest import ModelManifest
 from fisa_ros.core.resources import cache_dir
 from fisa_ros.core.results import PanopticResult
 from fisa_ros.core.vocabulary import MONO8_MAX_ID
@@ -22,6 +22,7 @@ from fisa_ros.pipeline.segmenter import Segmenter
 from fisa_ros.tools.benchmark_backends import open_backend
 from fisa_ros.tools.benchmark_configuration import BenchmarkError, Configuration
 from fisa_ros.tools.benchmark_machine import memory_mb
+from fisa_ros.tools.benchmark_masks import open_manifest
 from fisa_ros.tools.benchmark_options import BenchmarkOptions
 
 
@@ -72,6 +73,7 @@ class BenchmarkSession:
 
     def __init__(self, configurations: Sequence[Configuration], options: BenchmarkOptions) -> None:
         self._options = options
+        self._manifests: dict[tuple[str, int | None], ModelManifest] = {}
         self._segmenters: dict[tuple[Any, ...], Segmenter] = {}
         self._frames: dict[tuple[int, int], list[NDArray[np.uint8]]] = {}
         self.has_messages = all(importlib.util.find_spec(name) for name in ('sensor_msgs', 'fisa_ros.msg'))
@@ -81,6 +83,9 @@ class BenchmarkSession:
             raise BenchmarkError(f'cameras={several.cameras} can be measured through ROS only: add --ros')
         vocabularies = [SizedVocabulary.make(entry.vocabulary, entry.words, entry.synonyms) for entry in configurations]
         frames = [self._frames_of(entry.size) for entry in configurations]
+        for entry in configurations:
+            # Before memory is looked at: to make a variant takes more than to run it.
+            self._manifest_of(entry)
         self.memory_mb = {'before': memory_mb()['rss']}
         try:
             for entry, vocabulary, images in zip(configurations, vocabularies, frames, strict=True):
@@ -134,12 +139,18 @@ class BenchmarkSession:
                 point.agreement.append(label_agreement(results[0], result))
 
     def _segmenter_of(self, entry: Configuration) -> Segmenter:
-        key = (entry.model, entry.backend, entry.device, entry.threads, entry.precision)
+        key = (entry.model, entry.masks, entry.backend, entry.device, entry.threads, entry.precision)
         if key not in self._segmenters:
-            manifest = load_manifest(entry.model)
+            manifest = self._manifest_of(entry)
             backend = open_backend(manifest, entry.backend, entry.device, entry.threads, entry.precision)
             self._segmenters[key] = Segmenter(backend, manifest, cache_dir())
         return self._segmenters[key]
+
+    def _manifest_of(self, entry: Configuration) -> ModelManifest:
+        key = (entry.model, entry.masks)
+        if key not in self._manifests:
+            self._manifests[key] = open_manifest(entry)
+        return self._manifests[key]
 
     def _frames_of(self, size_wh: tuple[int, int]) -> list[NDArray[np.uint8]]:
         if size_wh not in self._frames:

@@ -47,9 +47,10 @@ def _header(summary: Mapping[str, Any]) -> list[str]:
 def _describe(report: Mapping[str, Any]) -> str:
     threads = '' if report['threads'] is None else f', {_count(report["threads"], "thread")}'
     network = f' -> {report["network_size"]}' if report.get('network_size') else ''
+    masks = '' if report['masks'] is None else f', {_count(report["masks"], "mask")}'
     made_up = f', {report["made_up_names"]} names made up' if report['made_up_names'] else ''
     return (
-        f'{report["model"]} ({report["backend"]} on {report["device"]}, {report["precision"]}{threads}), '
+        f'{report["model"]} ({report["backend"]} on {report["device"]}, {report["precision"]}{threads}){masks}, '
         f'images {report["size"]}{network}, '
         f'{_count(report["words"], "word")} x {_count(report["names_per_word"], "name")}{made_up}'
     )

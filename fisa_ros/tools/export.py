@@ -9,12 +9,15 @@ import sys
 import time
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fisa_ros.core.manifest import ModelManifest, load_manifest
 from fisa_ros.core.resources import cache_dir, share_dir
 from fisa_ros.core.vocabulary import VocabularyRegistry, VocabularyRequest
 from fisa_ros.evaluation.frame_files import read_frames
 from fisa_ros.pipeline.segmenter import Segmenter
-from fisa_ros.runtime.graph_files import graphs_folder
+from fisa_ros.runtime.graph_files import GraphsDescription, graphs_folder
 from fisa_ros.tools.model_arguments import report
 
 _MIN_FRAMES = 8
@@ -63,24 +66,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
-    # Here, for exporting is all that needs these.
-    from fisa_ros.runtime.graph_export import export_graphs
-
     started = time.monotonic()
     manifest = _random_model(options) if options.random_weights is not None else load_manifest(options.model)
-    request = VocabularyRequest.parse(options.vocabulary)
     least = 1 if options.random_weights is not None else _MIN_FRAMES
     height, width = manifest.image_size_hw
     frames = read_frames(options.frames, (width, height), least)
-    segmenter = Segmenter.load(manifest.argument, 'torch', 'cpu')
-    try:
-        state = segmenter.prepare(VocabularyRegistry().propose(request))
-    finally:
-        segmenter.close()
-    del segmenter
     # Back-ends look in the cache.
     folder = graphs_folder(manifest) if options.random_weights is not None else options.out or graphs_folder(manifest)
-    description = export_graphs(manifest, folder, frames, state)
+    description = export_model(manifest, folder, frames, options.vocabulary)
     sizes = {name: (folder / name).stat().st_size for name in description.files}
     return {
         'model': manifest.name,
@@ -91,6 +84,33 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         'made_with': dict(description.made_with),
         'seconds': round(time.monotonic() - started, 3),
     }
+
+
+def export_model(
+    manifest: ModelManifest, folder: Path, frames: Sequence[NDArray[np.uint8]], vocabulary: str
+) -> GraphsDescription:
+    """Export a model into `folder`, see `export_graphs`.
+
+    Args:
+        manifest: The model; it must have been read from a file.
+        folder: Where the graphs go.
+        frames: Images `(H, W, 3)` uint8 rgb of the size that the model takes, on which back-ends are compared.
+        vocabulary: Words of the comparison, as `VocabularyRequest.parse` takes them.
+
+    Raises:
+        FisaError: The words cannot be read, or the model cannot be loaded or exported.
+    """
+    # Here, for exporting is all that needs it.
+    from fisa_ros.runtime.graph_export import export_graphs
+
+    request = VocabularyRequest.parse(vocabulary)
+    segmenter = Segmenter.load(manifest.argument, 'torch', 'cpu')
+    try:
+        state = segmenter.prepare(VocabularyRegistry().propose(request))
+    finally:
+        segmenter.close()
+    del segmenter
+    return export_graphs(manifest, folder, frames, state)
 
 
 def _random_model(options: argparse.Namespace) -> ModelManifest:

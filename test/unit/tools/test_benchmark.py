@@ -195,7 +195,9 @@ def test_tables_are_aligned_and_say_what_was_done(capsys, fakes, arguments, show
         (['--vocabulary', 'cat,,dog'], "empty name in class 'cat,,dog'"),
         (['--images', '/nowhere'], '/nowhere has 0 images'),
         (['--sweep', 'colour=1,2'], f"unknown key 'colour', choose one of {', '.join(KEYS)}"),
-        (['--sweep', 'masks=1,2'], 'masks cannot be chosen: their number is fixed in the exported graphs'),
+        (['--masks', '0'], 'masks must be in 1..65535, got 0'),
+        (['--sweep', 'masks=48,49'], "masks must be in 1..48 for model 'fisa-tiny', got 49"),
+        (['--masks', '8', '--model', 'fisa-s'], "no weights are shipped for model 'fisa-s'"),
         (['--sweep', 'words=1'], "a sweep needs at least two values, got 'words=1'"),
         (['--sweep', 'words=1,1'], "a sweep needs different values, got 'words=1,1'"),
         (['--sweep', 'words'], "'words' is not of the form key=value"),
@@ -226,6 +228,7 @@ def test_keys_are_the_fields_of_a_configuration():
         'device',
         'threads',
         'precision',
+        'masks',
         'size',
         'vocabulary',
         'words',
@@ -323,3 +326,17 @@ def test_the_precision_reaches_torch(monkeypatch, device, chosen, precision):
     )
     manifest = load_manifest('fisa-tiny')
     assert benchmark_backends.open_backend(manifest, 'torch', device, None, precision) == (chosen, precision)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures('quick_peak', 'torch_threads')
+def test_fewer_masks_are_exported_once(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    arguments = ['--device', 'cpu', '--frames', '2', '--warm-up', '0', '--size', '320x320']
+    report = run(capsys, *arguments, '--backend', 'torch', '--sweep', 'masks=8,48')
+    assert [point['masks'] for point in report['sweep']] == [8, 48]
+    (described,) = tmp_path.glob('fisa_ros/fisa-tiny/*/graphs.json')
+    assert json.loads(described.read_text())['num_masks'] == 8
+    monkeypatch.setattr('fisa_ros.tools.export.export_model', lambda *_: pytest.fail('exported again'))
+    report = run(capsys, *arguments, '--backend', 'onnxruntime', '--masks', '8')
+    assert (report['masks'], report['backend']) == (8, 'onnxruntime')
