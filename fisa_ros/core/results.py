@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 UNLABELED_ID = 0
 MAX_SEGMENT_ID = 65535
+_BYTE_VALUES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,4 +87,9 @@ class PanopticResult:
         ids = [segment.id for segment in self.segments]
         table: NDArray[T] = np.zeros(max(ids, default=0) + 1, dtype)
         table[ids] = values
-        return table.take(self.panoptic_map)
+        if len(table) > _BYTE_VALUES or max(values, default=0) >= _BYTE_VALUES:
+            return table.take(self.panoptic_map)
+        # Takes half the time of numpy, which makes an index of 8 bytes for each pixel first.
+        bytewise = bytes(table.astype(np.uint8)).ljust(_BYTE_VALUES, b'\0')
+        pixels = bytearray(self.panoptic_map.astype(np.uint8)).translate(bytewise)
+        return np.frombuffer(pixels, np.uint8).reshape(self.panoptic_map.shape).astype(dtype, copy=False)

@@ -11,6 +11,7 @@ from fisa_ros.core.resources import share_dir
 from fisa_ros.tools.benchmark_backends import BACKEND_FACTORIES
 from fisa_ros.tools.benchmark_configuration import KEYS, BenchmarkError, Configuration, parse_pairs, parse_sweep
 from fisa_ros.tools.benchmark_machine import describe_machine
+from fisa_ros.tools.benchmark_messages import measure_messages
 from fisa_ros.tools.benchmark_options import BenchmarkOptions
 from fisa_ros.tools.benchmark_report import report_against, report_single, report_sweep
 from fisa_ros.tools.benchmark_ros import measure_through_ros, sweep_through_ros
@@ -56,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     several.add_argument(
         '--against', nargs='+', metavar='KEY=VALUE', help='compare with a configuration that differs in these, in turn'
     )
+    several.add_argument(
+        '--messages', action='store_true', help='measure what messages cost a node, each kind apart, without networks'
+    )
     parser.add_argument('--plot', type=Path, metavar='FILE.png', help='draw the sweep')
     parser.add_argument('--peak-gflops', type=float, help='what the machine computes (default: measured, or known)')
     parser.add_argument('--peak-gb-s', type=float, help='what the machine moves (default: measured, or known)')
@@ -77,11 +81,15 @@ def _run(given: argparse.Namespace) -> dict[str, Any]:
         raise BenchmarkError(f'--plot {given.plot} needs a --sweep to draw')
     if given.against and given.ros:
         raise BenchmarkError('--against compares within one process, which --ros does not')
+    if given.messages and given.ros:
+        raise BenchmarkError('--messages measures without a node, which --ros starts')
     if given.rate and not given.ros:
         raise BenchmarkError(f'--rate {given.rate:g} needs --ros')
     summary: dict[str, Any] = {'machine': describe_machine()}
     if given.sweep:
         summary |= _sweep(given, base, options)
+    elif given.messages:
+        summary |= measure_messages(base, options)
     elif given.against:
         changes = parse_pairs(given.against)
         with BenchmarkSession([base, base.changed(changes)], options) as session:

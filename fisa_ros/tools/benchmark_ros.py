@@ -1,12 +1,9 @@
 """Measures a segment node in a process of its own, from the stamp of an image to its mask."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import pairwise
-import os
-from pathlib import Path
-import tempfile
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +21,7 @@ from fisa_ros.tools.benchmark_masks import open_manifest
 from fisa_ros.tools.benchmark_options import BenchmarkOptions
 from fisa_ros.tools.benchmark_report import rounded
 from fisa_ros.tools.node_process import NodeProcess
-from fisa_ros.tools.ros_domain import domain_environment, reserved_domain
+from fisa_ros.tools.ros_domain import own_domain
 
 if TYPE_CHECKING:
     from fisa_ros.node.latency_probe import LatencyProbe, NodeReport
@@ -93,7 +90,7 @@ def _measure(configuration: Configuration, options: BenchmarkOptions) -> tuple[d
     frames = read_frames(options.images, configuration.size)
     cameras = [''] if configuration.cameras == 1 else [f'camera{number}' for number in range(configuration.cameras)]
     is_small = max(vocabulary.vocabulary.class_ids) <= MONO8_MAX_ID
-    with _own_domain() as folder, ExitStack() as stack:
+    with own_domain() as folder, ExitStack() as stack:
         words = folder / 'words.yaml'
         words.write_text(yaml.safe_dump(vocabulary.document()), encoding='utf-8')
         parameters = {
@@ -231,20 +228,3 @@ class _Watch:
 
     def _log(self) -> str:
         return f'; its last lines:\n{self._node.log_tail(_LOG_LINES)}'
-
-
-@contextmanager
-def _own_domain() -> Iterator[Path]:
-    """Talk in a ROS domain of its own during the block; yields a folder that lives as long."""
-    with tempfile.TemporaryDirectory(prefix='fisa_ros_benchmark_') as name, reserved_domain() as domain_id:
-        changed = domain_environment(domain_id) | {'ROS_LOG_DIR': str(Path(name) / 'ros')}
-        before = {key: os.environ.get(key) for key in changed}
-        os.environ.update(changed)
-        try:
-            yield Path(name)
-        finally:
-            for key, value in before.items():
-                if value is None:
-                    del os.environ[key]
-                else:
-                    os.environ[key] = value

@@ -24,6 +24,8 @@ def show(summary: Mapping[str, Any]) -> None:
     print()
     if 'sweep' in summary:
         lines = _sweep(summary)
+    elif 'messages' in summary:
+        lines = _messages(summary)
     elif 'compared' in summary:
         lines = _compared(summary)
     elif 'latency_ms' in summary:
@@ -39,6 +41,8 @@ def _header(summary: Mapping[str, Any]) -> list[str]:
     machine = summary['machine']
     versions = ', '.join(f'{name} {number}' for name, number in machine['versions'].items())
     lines = [f'{machine["cpu"]}, {_count(machine["cores"], "core")}; {versions}']
+    if 'messages' in summary:
+        return lines
     reports = summary.get('sweep') or summary.get('compared') or [summary]
     described = list(dict.fromkeys(map(_describe, reports)))
     return [*lines, *described]
@@ -178,6 +182,32 @@ def _ros(report: Mapping[str, Any]) -> list[str]:
         f'node: {report["node_cpu_percent"]:.0f} % of a core, {report["node_rss_mb"]:.0f} MB, '
         f'at most {report["node_peak_mb"]:.0f} MB; active after {report["node_start_s"]:.1f} s',
     ]
+
+
+def _messages(summary: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f'answers of {summary["model"]} to images {summary["size"]}, {_count(summary["words"], "word")}, '
+        f'{summary["segments"]:.1f} segments in a frame'
+    ]
+    for kind, report in summary['messages'].items():
+        rows: list[tuple[str, ...]] = [(kind, 'p50 ms', 'p95 ms', 'publish p50', 'publish p95')]
+        rows.append(('receive', *_middle_and_high(report['receive_ms']), '', ''))
+        rows.append(('decode', *_middle_and_high(report['decode_ms']), '', ''))
+        outputs = {name: (report['make_ms'][name], report['publish_ms'][name]) for name in report['make_ms']}
+        for name, (made, published) in outputs.items():
+            rows.append((f'{name} (not in the sums)' if name == 'overlay' else name,
+                         *_middle_and_high(made), *_middle_and_high(published)))  # fmt: skip
+        rows.append(('sum of decoding and making', *_middle_and_high(report['conversion_ms']), '', ''))
+        rows.append(('sum with receiving and publishing', *_middle_and_high(report['total_ms']), '', ''))
+        table = align(rows)
+        table.insert(-2, '-' * max(map(len, table)))
+        lines += ['', *table]
+    frames = next(iter(summary['messages'].values()))['total_ms']['n']
+    return [*lines, '', f'{frames} rounds in turn; the listeners are in this process and take nothing meanwhile']
+
+
+def _middle_and_high(times: Mapping[str, float]) -> tuple[str, str]:
+    return f'{times["p50"]:.3f}', f'{times["p95"]:.3f}'
 
 
 def _memory(memory: Mapping[str, float | None]) -> str:

@@ -49,6 +49,27 @@ def domain_environment(domain_id: int) -> dict[str, str]:
     }
 
 
+@contextmanager
+def own_domain() -> Iterator[Path]:
+    """Talk in a ROS domain of its own during the block; yields a folder that lives as long.
+
+    Raises:
+        FisaError: None is free.
+    """
+    with tempfile.TemporaryDirectory(prefix='fisa_ros_domain_') as name, reserved_domain() as domain_id:
+        changed = domain_environment(domain_id) | {'ROS_LOG_DIR': str(Path(name) / 'ros')}
+        before = {key: os.environ.get(key) for key in changed}
+        os.environ.update(changed)
+        try:
+            yield Path(name)
+        finally:
+            for key, value in before.items():
+                if value is None:
+                    del os.environ[key]
+                else:
+                    os.environ[key] = value
+
+
 def _is_unused(domain_id: int) -> bool:
     """Tell whether the ports are free that the first participants of this domain would listen on (RTPS 9.6.1.1)."""
     first = 7400 + 250 * domain_id

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from std_msgs.msg import Header
 
-from fisa_ros.core.results import PanopticResult
-from fisa_ros.node import conversions
-from fisa_ros.node.frame_messages import ImageMessages
+from fisa_ros.core.results import PanopticResult, Segment
+from fisa_ros.node import conversions, message_timing
+from fisa_ros.node.frame_messages import OUTPUT_TYPES, ImageMessages, output_makers
+from fisa_ros.node.message_timing import INPUT_KINDS, MessageTimer, TransportError
 from fisa_ros.node.segment_parameters import SegmentParameters
 from fisa_ros.tools.benchmark import main
 
@@ -118,3 +120,72 @@ def test_messages_without_a_node_are_those_of_the_node(monkeypatch, stripes, mas
     kinds = [getattr(msg, 'encoding', type(msg).__name__) for msg in made]
     assert kinds == [mask_encoding, mask_encoding, 'mono16', 'mono8', 'SegmentArray', 'Detection2DArray']
     assert all(msg.header.frame_id == 'camera' for msg in made)
+
+
+def test_outputs_have_the_types_they_are_announced_with(stripes):
+    makers = output_makers(stripes((48, 64)), PanopticResult.empty((48, 64), 3), 'mono8', Header())
+    assert {name: type(make()) for name, make in makers.items()} == OUTPUT_TYPES
+
+
+@pytest.mark.parametrize('kind', INPUT_KINDS)
+def test_each_kind_of_image_is_decoded_to_what_was_sent(stripes, kind):
+    frame = stripes((48, 64))
+    msg = INPUT_KINDS[kind].encode(frame, Header(frame_id='camera'))
+    assert (msg.encoding, msg.header.frame_id) == (kind, 'camera')
+    np.testing.assert_array_equal(INPUT_KINDS[kind].decode(msg), frame)
+
+
+def test_messages_go_through_the_middleware_one_by_one(stripes):
+    frames = [stripes((48, 64)), stripes((48, 64))[:, ::-1]]
+    segment = Segment(1, 2, 'cat', True, 0.5, 48 * 64, (0, 0, 64, 48))
+    result = PanopticResult(np.ones((48, 64), np.uint16), (segment,), 3)
+    decoded = []
+
+    def decode(msg):
+        decoded.append(INPUT_KINDS['bgr8'].decode(msg))
+        return decoded[-1]
+
+    kind = message_timing.InputKind(INPUT_KINDS['bgr8'].msg_type, INPUT_KINDS['bgr8'].encode, decode)
+    with MessageTimer(kind, frames, [result] * 2, 'mono8') as timer:
+        timings = [timer.run(number) for number in range(3)]
+    for image, frame in zip(decoded, [*frames, frames[0]], strict=True):
+        np.testing.assert_array_equal(image, frame)
+    for timing in timings:
+        assert list(timing.make_ms) == list(timing.publish_ms) == list(OUTPUT_TYPES)
+        assert min(timing.receive_ms, timing.decode_ms, *timing.make_ms.values(), *timing.publish_ms.values()) > 0
+        made = timing.decode_ms + sum(timing.make_ms.values()) - timing.make_ms['overlay']
+        assert timing.conversion_ms == pytest.approx(made)
+        published = timing.receive_ms + sum(timing.publish_ms.values()) - timing.publish_ms['overlay']
+        assert timing.total_ms == pytest.approx(made + published)
+    # The maps of a frame are made anew each time, or they would cost nothing from the second on.
+    assert 'semantic_map' not in vars(result)
+
+
+def test_messages_that_reach_nobody_are_reported(monkeypatch, stripes):
+    monkeypatch.setattr(message_timing, '_TIMEOUT_S', 0.05)
+    timer = MessageTimer(INPUT_KINDS['rgb8'], [stripes((48, 64))], [PanopticResult.empty((48, 64), 1)], 'mono8')
+    try:
+        for subscription in list(timer._listener.subscriptions):
+            timer._listener.destroy_subscription(subscription)
+        with pytest.raises(TransportError, match=r'a node did not find its listeners within 0\.05 s'):
+            timer.__enter__()
+    finally:
+        timer.__exit__(None, None, None)
+
+
+def test_what_messages_cost_is_shown_by_kind_and_output(capsys):
+    arguments = ['--messages', '--frames', '3', '--warm-up', '1', '--size', '64x48', '--device', 'cpu']
+    domain = os.environ['ROS_DOMAIN_ID']
+    report = run(capsys, *arguments)
+    assert os.environ['ROS_DOMAIN_ID'] == domain
+    assert (report['model'], report['size'], report['mask_encoding'], report['words']) == (
+        'fisa-tiny', '64x48', 'mono8', 30,
+    )  # fmt: skip
+    assert report['segments'] > 1
+    assert list(report['messages']) == list(INPUT_KINDS)
+    for entry in report['messages'].values():
+        assert entry['total_ms']['n'] == 3
+        assert entry['conversion_ms']['mean'] < entry['total_ms']['mean']
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in ('rgb8', 'bgr8', 'overlay (not in the sums)', 'sum with receiving'))

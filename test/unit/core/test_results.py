@@ -56,3 +56,22 @@ def test_empty_result():
     assert not result.confidence_map.any()
     assert result.segments == ()
     assert result.vocabulary_version == 5
+
+
+@pytest.mark.parametrize('num_segments', [1, 255, 256])
+@pytest.mark.parametrize('first_class', [1, 255, 256, 65279])
+def test_maps_of_many_segments_and_large_ids(num_segments, first_class):
+    ids = np.arange(num_segments + 1, dtype=np.uint16)
+    # Not in the order of memory.
+    panoptic_map = np.stack([ids, ids[::-1], np.roll(ids, 7)]).T
+    segments = tuple(
+        replace(SEGMENT, id=number, class_id=first_class + number % 256, score=number / num_segments)
+        for number in range(1, num_segments + 1)
+    )
+    result = PanopticResult(panoptic_map, segments, 1)
+    classes = {0: 0, **{segment.id: segment.class_id for segment in segments}}
+    scores = {0: 0, **{segment.id: max(1, round(255 * segment.score)) for segment in segments}}
+    assert result.semantic_map.tolist() == [[classes[value] for value in row] for row in panoptic_map.tolist()]
+    assert result.confidence_map.tolist() == [[scores[value] for value in row] for row in panoptic_map.tolist()]
+    assert (result.semantic_map.dtype, result.confidence_map.dtype) == (np.uint16, np.uint8)
+    assert result.semantic_map.flags.writeable
