@@ -44,7 +44,10 @@ class Prediction:
 
 
 class Predictor:
-    """Segments images, each in several vocabularies; the masks are proposed once.
+    """Segments images, each in several vocabularies; where the stages of a back-end do it, masks are proposed once.
+
+    Stages compute in float32. A back-end that has none, or whose `segment` is in another precision, segments by itself,
+    so that what runs is what is scored.
 
     Args:
         segmenter: The model.
@@ -67,6 +70,7 @@ class Predictor:
         self._oracle = oracle
         backend = segmenter.backend
         self._stages = backend if isinstance(backend, MaskClassifier) else None
+        self._is_staged = self._stages is not None and (oracle is not None or backend.precision == 'fp32')
         if self._stages is None:
             if oracle is not None:
                 raise BackendUnavailableError(
@@ -86,13 +90,15 @@ class Predictor:
             states: The vocabularies.
         """
         if self._stages is None:
-            segment = self._segmenter.segment
-            return [
-                Prediction(segment(image, state, self._thresholds), None, np.zeros(0, np.int64)) for state in states
-            ]
+            return [Prediction(self._segment(image, state), None, np.zeros(0, np.int64)) for state in states]
         size_hw = self._segmenter.backend.image_size_hw
         scaled = scale_image(image, size_hw)
         masks, categories = truth.masks(size_hw)
+        if not self._is_staged:
+            classify = self._stages.classify_masks
+            return [
+                Prediction(self._segment(image, state), classify(scaled, masks, state), categories) for state in states
+            ]
         true_masks = ProposedMasks(sure_mask_logits(masks), np.ones(len(masks), np.float32))
         proposed = true_masks if self._oracle == 'masks' else self._stages.propose_masks(scaled)
         predictions = []
@@ -114,6 +120,9 @@ class Predictor:
                 )
             )
         return predictions
+
+    def _segment(self, image: NDArray[np.uint8], state: VocabularyState) -> PanopticResult:
+        return self._segmenter.segment(image, state, self._thresholds)
 
     def _merge_by_truth(
         self,

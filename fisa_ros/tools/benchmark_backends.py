@@ -8,6 +8,8 @@ import time
 
 from fisa_ros.core.errors import BackendUnavailableError, EngineError
 from fisa_ros.core.manifest import ModelManifest
+from fisa_ros.core.resources import cache_dir
+from fisa_ros.pipeline.segmenter import Segmenter
 from fisa_ros.runtime.backend import Backend
 from fisa_ros.runtime.factory import create_backend
 from fisa_ros.runtime.graph_files import graphs_folder
@@ -43,6 +45,13 @@ def open_backend(
             backend.close()
             raise
     return backend
+
+
+def open_segmenter(
+    manifest: ModelManifest, name: str, device: str, threads: int | None = None, precision: str = 'auto'
+) -> Segmenter:
+    """Load a model as `open_backend` does, with the cache of words."""
+    return Segmenter(open_backend(manifest, name, device, threads, precision), manifest, cache_dir())
 
 
 def _wait(backend: SwitchingBackend, *, is_required: bool) -> None:

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from fisa_ros.core.resources import cache_dir
 from fisa_ros.core.vocabulary import MONO8_MAX_ID
 from fisa_ros.evaluation.frame_files import read_frames
 from fisa_ros.evaluation.frame_timing import in_turn
 from fisa_ros.evaluation.sized_vocabulary import SizedVocabulary
 from fisa_ros.evaluation.timing_statistics import summarize_times
-from fisa_ros.pipeline.segmenter import Segmenter
-from fisa_ros.tools.benchmark_backends import open_backend
+from fisa_ros.tools.benchmark_backends import open_segmenter
 from fisa_ros.tools.benchmark_configuration import Configuration
 from fisa_ros.tools.benchmark_masks import open_manifest
 from fisa_ros.tools.benchmark_options import BenchmarkOptions
@@ -36,10 +34,9 @@ def measure_messages(configuration: Configuration, options: BenchmarkOptions) ->
     frames = read_frames(options.images, configuration.size)
     vocabulary = SizedVocabulary.make(configuration.vocabulary, configuration.words, configuration.synonyms)
     manifest = open_manifest(configuration)
-    backend = open_backend(
+    segmenter = open_segmenter(
         manifest, configuration.backend, configuration.device, configuration.threads, configuration.precision
     )
-    segmenter = Segmenter(backend, manifest, cache_dir())
     try:
         state = vocabulary.prepare(segmenter)
         results = [segmenter.segment(frame, state) for frame in frames]

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from fisa_ros.core.manifest import ModelManifest
-from fisa_ros.core.resources import cache_dir
 from fisa_ros.core.results import PanopticResult
 from fisa_ros.core.vocabulary import MONO8_MAX_ID
 from fisa_ros.evaluation.frame_files import read_frames
 from fisa_ros.evaluation.frame_timing import FrameMessages, FrameTimer, FrameTiming, in_turn, label_agreement
 from fisa_ros.evaluation.sized_vocabulary import SizedVocabulary
 from fisa_ros.pipeline.segmenter import Segmenter
-from fisa_ros.tools.benchmark_backends import open_backend
+from fisa_ros.tools.benchmark_backends import open_segmenter
 from fisa_ros.tools.benchmark_configuration import BenchmarkError, Configuration
 from fisa_ros.tools.benchmark_machine import memory_mb
 from fisa_ros.tools.benchmark_masks import open_manifest
@@ -141,9 +140,9 @@ class BenchmarkSession:
     def _segmenter_of(self, entry: Configuration) -> Segmenter:
         key = (entry.model, entry.masks, entry.backend, entry.device, entry.threads, entry.precision)
         if key not in self._segmenters:
-            manifest = self._manifest_of(entry)
-            backend = open_backend(manifest, entry.backend, entry.device, entry.threads, entry.precision)
-            self._segmenters[key] = Segmenter(backend, manifest, cache_dir())
+            self._segmenters[key] = open_segmenter(
+                self._manifest_of(entry), entry.backend, entry.device, entry.threads, entry.precision
+            )
         return self._segmenters[key]
 
     def _manifest_of(self, entry: Configuration) -> ModelManifest:

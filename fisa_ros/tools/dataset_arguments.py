@@ -1,19 +1,21 @@
 """Arguments of the command lines that run a model over a data set."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from fisa_ros.core.vocabulary import VocabularyRequest
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.datasets.synonyms import shipped_synonyms
 from fisa_ros.evaluation.category_map import CategoryMap
+from fisa_ros.runtime.factory import BACKENDS
 from fisa_ros.tools.model_arguments import add_model_arguments
 
 
-def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what names the model, the data set and its words."""
+def add_dataset_arguments(parser: argparse.ArgumentParser, backends: Sequence[str] = BACKENDS) -> None:
+    """Add what names the model, where it runs, the data set and its words."""
     # It alone can classify given masks.
-    add_model_arguments(parser, backend='torch')
+    add_model_arguments(parser, 'torch', backends)
     parser.add_argument('--images', type=Path, required=True, help='folder of the images')
     parser.add_argument(
         '--panoptic', type=Path, required=True, help='COCO panoptic JSON; its PNGs lie in the folder of that name'

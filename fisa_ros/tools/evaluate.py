@@ -8,11 +8,12 @@ from pathlib import Path
 import sys
 from typing import Any
 
+from fisa_ros.core.manifest import load_manifest
 from fisa_ros.datasets.class_split import read_class_split
 from fisa_ros.evaluation.category_map import WORD_KINDS, CategoryMap
 from fisa_ros.evaluation.evaluate_dataset import DatasetEvaluation, evaluate_dataset
 from fisa_ros.evaluation.predictor import ORACLES
-from fisa_ros.pipeline.segmenter import Segmenter
+from fisa_ros.tools.benchmark_backends import BACKEND_FACTORIES, open_segmenter
 from fisa_ros.tools.dataset_arguments import add_dataset_arguments, open_categories
 from fisa_ros.tools.model_arguments import chosen_thresholds, report
 
@@ -38,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         prog='python -m fisa_ros.tools.evaluate',
         description='Score a model on a data set in the COCO panoptic format. All metrics are fractions.',
     )
-    add_dataset_arguments(parser)
+    add_dataset_arguments(parser, tuple(BACKEND_FACTORIES))
     parser.add_argument(
         '--words',
         choices=(*WORD_KINDS, 'all'),
@@ -71,7 +72,9 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     vocabularies = {kind: categories.words(kind, options.synonyms) for kind in kinds}
     if options.plots:
         options.plots.mkdir(parents=True, exist_ok=True)
-    segmenter = Segmenter.load(options.model, options.backend, options.device, options.precision)
+    segmenter = open_segmenter(
+        load_manifest(options.model), options.backend, options.device, precision=options.precision
+    )
     try:
         thresholds = chosen_thresholds(segmenter.default_thresholds, options)
         evaluation = evaluate_dataset(
@@ -84,6 +87,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             'model': segmenter.manifest.name,
             'backend': segmenter.backend.name,
             'device': segmenter.backend.device,
+            'precision': segmenter.backend.precision,
             'panoptic': str(options.panoptic),
             'images': evaluation.images,
             'seconds': round(evaluation.seconds, 3),

@@ -1,7 +1,7 @@
 """Arguments of the command lines that run a model, and how they report."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 import json
 import sys
@@ -14,10 +14,12 @@ from fisa_ros.runtime.factory import BACKENDS, PRECISIONS
 _THRESHOLDS = tuple(field.name for field in fields(Thresholds))
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, backend: str = 'auto') -> None:
-    """Add what names the model, where it runs (by default on `backend`) and its thresholds."""
+def add_model_arguments(
+    parser: argparse.ArgumentParser, backend: str = 'auto', backends: Sequence[str] = BACKENDS
+) -> None:
+    """Add what names the model, where it runs (on one of `backends`, by default `backend`) and its thresholds."""
     parser.add_argument('--model', default='fisa-tiny', help='name or manifest of the model (default: %(default)s)')
-    parser.add_argument('--backend', choices=BACKENDS, default=backend, help='(default: %(default)s)')
+    parser.add_argument('--backend', choices=backends, default=backend, help='(default: %(default)s)')
     parser.add_argument('--device', default='auto', help='auto, cpu or cuda:0 (default: %(default)s)')
     parser.add_argument('--precision', choices=PRECISIONS, default='auto', help='(default: %(default)s)')
     for name in _THRESHOLDS:

@@ -9,7 +9,7 @@ from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.evaluation.image_truth import ImageTruth
 from fisa_ros.evaluation.predictor import Predictor, best_matches, embed_together, segments_below
 from fisa_ros.pipeline.segmenter import Segmenter
-from fisa_ros.runtime.backend import sure_mask_logits
+from fisa_ros.runtime.backend import RawSegmentation, sure_mask_logits
 
 CAT, DOG, GRASS = 1, 2, 3
 
@@ -46,6 +46,21 @@ def test_by_stages_the_result_is_that_of_segment(meadow):
     staged = predicted(meadow).result
     assert staged.segments == whole.segments
     np.testing.assert_array_equal(staged.panoptic_map, whole.panoptic_map)
+
+
+def test_a_back_end_of_another_precision_segments_by_itself(meadow, monkeypatch):
+    backend = meadow.segmenter.backend
+    expected = predicted(meadow).mask_probabilities
+    # As the half network of a GPU: it sees nothing but grass, its stages are those of float32.
+    grass = RawSegmentation(np.ones((16, 16), np.int32), np.array([2]), np.array([0.75], np.float32))
+    monkeypatch.setattr(backend, 'segment', lambda image, state, thresholds: grass)
+    assert len(predicted(meadow).result.segments) == 3
+    monkeypatch.setattr(backend, 'precision', 'fp16', raising=False)
+    prediction = predicted(meadow)
+    assert [segment.class_name for segment in prediction.result.segments] == ['grass']
+    np.testing.assert_array_equal(prediction.mask_probabilities, expected)
+    assert prediction.mask_categories.tolist() == [CAT, DOG, GRASS]
+    assert len(predicted(meadow, 'masks').result.segments) == 3
 
 
 def test_true_masks_keep_predicted_classes(meadow):

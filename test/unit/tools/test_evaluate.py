@@ -8,9 +8,9 @@ from fisa_ros.core.errors import BackendUnavailableError
 
 # Before anything renders: LLVM of triton and of the software renderer start in this order only.
 import fisa_ros.networks.build  # noqa: F401
-from fisa_ros.pipeline.segmenter import Segmenter
 from fisa_ros.simulation.camera import SceneCamera
 from fisa_ros.simulation.categories import CATEGORIES
+from fisa_ros.tools import evaluate
 from fisa_ros.tools.evaluate import main
 
 PIXELS = np.array([[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 3, 3], [3, 3, 3, 3]]).repeat(4, axis=0).repeat(4, axis=1)
@@ -33,7 +33,7 @@ def files(write_panoptic):
 @pytest.fixture
 def segmenter(monkeypatch, scripted_segmenter):
     segmenter = scripted_segmenter(('cat', 'dog', 'grass'), SEEN, MASKS)
-    monkeypatch.setattr(Segmenter, 'load', lambda model, backend, device, precision: segmenter)
+    monkeypatch.setattr(evaluate, 'open_segmenter', lambda manifest, backend, device, precision: segmenter)
     return segmenter
 
 
@@ -52,6 +52,7 @@ def test_one_json_object(segmenter, files, capsys):
     assert summary['mask_accuracy'] == pytest.approx(2 / 3)
     assert {'sq', 'rq', 'ap', 'seconds', 'ece_masks', 'ece_segments', 'pq_class_agnostic'} <= summary.keys()
     assert (summary['images'], summary['model'], summary['backend']) == (3, 'scripted', 'scripted')
+    assert summary['precision'] == 'fp32'
     assert list(summary['per_class']) == ['cat', 'dog', 'grass-merged']
     assert summary['thresholds']['score'] == 0.3
     assert 'removed_mislabelled' not in summary
@@ -161,11 +162,22 @@ def test_what_cannot_be_done(segmenter, files, capsys, arguments, message):
 
 
 def test_a_model_that_cannot_be_loaded(files, capsys, monkeypatch):
-    def fail(model, backend, device, precision):
+    def fail(manifest, backend, device, precision):
         raise BackendUnavailableError('pip install torch')
 
-    monkeypatch.setattr(Segmenter, 'load', fail)
+    monkeypatch.setattr(evaluate, 'open_segmenter', fail)
     assert run(capsys, *files) == (2, '', 'error: pip install torch\n')
+
+
+@pytest.mark.parametrize('backend', ['crops', 'onnxruntime'])
+def test_what_the_benchmark_measures_can_be_scored(files, capsys, monkeypatch, scripted_segmenter, backend):
+    segmenter = scripted_segmenter(('cat', 'dog', 'grass'), SEEN, MASKS)
+    asked = []
+    monkeypatch.setattr(
+        evaluate, 'open_segmenter', lambda *given, **named: asked.append((given[1:], named)) or segmenter
+    )
+    assert run(capsys, *files, '--backend', backend, '--precision', 'fp32', '--json')[0] == 0
+    assert asked == [((backend, 'auto'), {'precision': 'fp32'})]
 
 
 def test_the_shipped_model_on_rendered_rooms(write_panoptic, capsys):
