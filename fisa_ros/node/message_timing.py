@@ -12,7 +12,7 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from fisa_ros.core.errors import FisaError
@@ -55,6 +55,7 @@ INPUT_KINDS = {
         Image, lambda frame, header: conversions.image_to_msg(frame, 'rgb8', header), conversions.image_from_msg
     ),
     'bgr8': InputKind(Image, _bgr_to_msg, conversions.image_from_msg),
+    'jpeg': InputKind(CompressedImage, conversions.image_to_jpeg_msg, conversions.image_from_msg),
 }
 
 

@@ -131,8 +131,11 @@ def test_outputs_have_the_types_they_are_announced_with(stripes):
 def test_each_kind_of_image_is_decoded_to_what_was_sent(stripes, kind):
     frame = stripes((48, 64))
     msg = INPUT_KINDS[kind].encode(frame, Header(frame_id='camera'))
-    assert (msg.encoding, msg.header.frame_id) == (kind, 'camera')
-    np.testing.assert_array_equal(INPUT_KINDS[kind].decode(msg), frame)
+    assert type(msg) is INPUT_KINDS[kind].msg_type
+    assert kind in (msg.format if kind == 'jpeg' else msg.encoding)
+    assert msg.header.frame_id == 'camera'
+    # jpeg loses something at the edges of colours.
+    assert np.median(np.abs(INPUT_KINDS[kind].decode(msg).astype(int) - frame)) <= (8 if kind == 'jpeg' else 0)
 
 
 def test_messages_go_through_the_middleware_one_by_one(stripes):
