@@ -68,10 +68,6 @@ def _check(configuration: Configuration) -> None:
     from fisa_ros.node.segment_parameters import SegmentParameters
 
     known = rules(SegmentParameters)
-    if configuration.cameras != 1 and 'cameras' not in known:
-        raise BenchmarkError(
-            f'cameras={configuration.cameras} cannot be measured: the segment node of this version has one camera'
-        )
     if configuration.threads is not None:
         raise BenchmarkError(
             f'threads={configuration.threads} cannot be chosen through ROS: the node has no such parameter'

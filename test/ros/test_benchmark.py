@@ -12,7 +12,6 @@ from fisa_ros.core.results import PanopticResult, Segment
 from fisa_ros.node import conversions, message_timing
 from fisa_ros.node.frame_messages import OUTPUT_TYPES, ImageMessages, output_makers
 from fisa_ros.node.message_timing import INPUT_KINDS, MessageTimer, TransportError
-from fisa_ros.node.segment_parameters import SegmentParameters
 from fisa_ros.tools.benchmark import main
 
 ROOT = Path(__file__).absolute().parents[2]
@@ -99,11 +98,11 @@ def test_what_the_node_cannot_is_refused_at_once(capsys, monkeypatch, arguments,
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.skipif('cameras' in SegmentParameters.__dataclass_fields__, reason='the node has several cameras')
-@pytest.mark.parametrize('arguments', [['--cameras', '2'], ['--sweep', 'cameras=1,2,4']])
-def test_more_cameras_than_the_node_has_are_refused(capsys, arguments):
-    assert main([*SHORT, *arguments]) == 2
-    assert 'cameras=2 cannot be measured: the segment node of this version has one camera' in capsys.readouterr().err
+@pytest.mark.usefixtures('segment_node')
+def test_two_cameras_share_a_node(capsys):
+    report = run(capsys, *SHORT, '--cameras', '2')
+    check(report)
+    assert report['cameras'] == 2
 
 
 @pytest.mark.parametrize('mask_encoding', ['mono8', 'mono16'])
