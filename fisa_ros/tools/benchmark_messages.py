@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+import importlib.util
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from fisa_ros.evaluation.frame_timing import in_turn
 from fisa_ros.evaluation.sized_vocabulary import SizedVocabulary
 from fisa_ros.evaluation.timing_statistics import summarize_times
 from fisa_ros.tools.benchmark_backends import open_segmenter
-from fisa_ros.tools.benchmark_configuration import Configuration
+from fisa_ros.tools.benchmark_configuration import BenchmarkError, Configuration
 from fisa_ros.tools.benchmark_masks import open_manifest
 from fisa_ros.tools.benchmark_options import BenchmarkOptions
 from fisa_ros.tools.benchmark_report import rounded
@@ -31,6 +32,10 @@ def measure_messages(configuration: Configuration, options: BenchmarkOptions) ->
     Raises:
         FisaError: The model cannot be loaded, or messages do not arrive.
     """
+    if importlib.util.find_spec('rclpy') is None:
+        raise BenchmarkError('--messages measures messages of ROS, which is not there')
+    if configuration.cameras != 1:
+        raise BenchmarkError(f'--messages measures one camera, got cameras={configuration.cameras}')
     frames = read_frames(options.images, configuration.size)
     vocabulary = SizedVocabulary.make(configuration.vocabulary, configuration.words, configuration.synonyms)
     manifest = open_manifest(configuration)

@@ -208,6 +208,7 @@ def test_tables_are_aligned_and_say_what_was_done(capsys, fakes, arguments, show
         (['--plot', 'plot.png'], '--plot plot.png needs a --sweep to draw'),
         (['--rate', '5'], '--rate 5 needs --ros'),
         (['--ros', '--rate', '-1'], 'rate must be in 0..1000, got -1'),
+        (['--messages', '--cameras', '2'], '--messages measures one camera, got cameras=2'),
         (['--ros', '--messages'], '--messages measures without a node, which --ros starts'),
         (['--ros', '--against', 'words=1'], '--against compares within one process'),
     ],
