@@ -1,6 +1,7 @@
 """Everything that is published about the images of one camera."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from builtin_interfaces.msg import Time
@@ -9,20 +10,25 @@ from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleNode
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
-from vision_msgs.msg import Detection2DArray, LabelInfo, VisionInfo
+from vision_msgs.msg import Detection2DArray, Detection3DArray, LabelInfo, VisionInfo
+from visualization_msgs.msg import MarkerArray
 
 from fisa_ros.core.results import PanopticResult
 from fisa_ros.msg import SegmentArray
-from fisa_ros.node import conversions
+from fisa_ros.node import conversions, depth_messages
 from fisa_ros.node.qos_overrides import overriding_options
+from fisa_ros.node.segment_parameters import CameraParameters
 from fisa_ros.node.vocabulary_holder import VocabularyInUse
+from fisa_ros.pipeline.boxes_3d import find_boxes
+from fisa_ros.pipeline.camera_model import Rays
+from fisa_ros.pipeline.depth_points import labelled_points
 from fisa_ros.pipeline.overlay import draw_overlay
 
 _QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 _LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-_ALWAYS: dict[str, tuple[type, QoSProfile]] = {
+_OUTPUTS: dict[str, tuple[type, QoSProfile]] = {
     'mask': (Image, _QOS),
     'instances': (Image, _QOS),
     'confidence': (Image, _QOS),
@@ -33,6 +39,26 @@ _ALWAYS: dict[str, tuple[type, QoSProfile]] = {
     'label_info': (LabelInfo, _LATCHED_QOS),
     'vision_info': (VisionInfo, _LATCHED_QOS),
 }
+_DEPTH_OUTPUTS: dict[str, tuple[type, QoSProfile]] = {
+    'points': (PointCloud2, _QOS),
+    'detections_3d': (Detection3DArray, _QOS),
+    'markers': (MarkerArray, _QOS),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Segmented:
+    """An image and what it shows.
+
+    Attributes:
+        image: `(H, W, 3)` uint8 rgb.
+        result: Its segmentation.
+        header: Of the image; every message about it has the same.
+    """
+
+    image: NDArray[np.uint8]
+    result: PanopticResult
+    header: Header
 
 
 class CameraOutputs:
@@ -41,15 +67,17 @@ class CameraOutputs:
     `open` and `close` are called from the executor's thread while nothing is published, the rest from one other thread.
     """
 
-    def __init__(self, node: LifecycleNode, prefix: str) -> None:
+    def __init__(self, node: LifecycleNode, name: str, parameters: CameraParameters) -> None:
         """Prepare outputs without publishers.
 
         Args:
             node: Owns the topics.
-            prefix: Put in front of every topic.
+            name: Of the camera, put in front of every topic; may be empty.
+            parameters: Of the camera.
         """
         self._node = node
-        self._prefix = prefix
+        self._name = name
+        self._outputs = _OUTPUTS | (_DEPTH_OUTPUTS if parameters.depth else {})
         self._publishers: dict[str, Publisher] = {}
         self._announced_version = 0
         self._announced_method = ''
@@ -60,8 +88,9 @@ class CameraOutputs:
         Raises:
             FisaError: An override of the quality of service has a value that does not exist.
         """
-        for name, (msg_type, qos) in _ALWAYS.items():
-            topic = f'{self._prefix}segmentation/{name}'
+        prefix = f'{self._name}/' if self._name else ''
+        for name, (msg_type, qos) in self._outputs.items():
+            topic = f'{prefix}segmentation/{name}'
             options = overriding_options(self._node, self._node.resolve_topic_name(topic), 'publisher')
             # rclpy writes the overrides into the profile that it is given.
             own_qos = QoSProfile(depth=qos.depth, reliability=qos.reliability, durability=qos.durability)
@@ -89,15 +118,9 @@ class CameraOutputs:
             self._publishers['vision_info'].publish(message)
         self._announced_version, self._announced_method = vocabulary.version, method
 
-    def publish(self, image: NDArray[np.uint8], result: PanopticResult, mask_encoding: str, header: Header) -> None:
-        """Publish what an image shows.
-
-        Args:
-            image: `(H, W, 3)` uint8 rgb.
-            result: Its segmentation.
-            mask_encoding: mono8 or mono16.
-            header: Of the image.
-        """
+    def publish(self, segmented: Segmented, mask_encoding: str) -> None:
+        """Publish what an image shows; `mask_encoding` is mono8 or mono16."""
+        image, result, header = segmented.image, segmented.result, segmented.header
         self._send(
             ('mask', lambda: conversions.mask_to_msg(result, mask_encoding, header)),
             ('instances', lambda: conversions.image_to_msg(result.panoptic_map, 'mono16', header)),
@@ -105,18 +128,40 @@ class CameraOutputs:
             ('segments', lambda: conversions.segments_to_msg(result, header)),
             ('detections', lambda: conversions.detections_to_msg(result, header)),
         )
-        if self.is_wanted('overlay', 'overlay/compressed'):
+        if self._is_wanted('overlay', 'overlay/compressed'):
             overlay = draw_overlay(image, result)
             self._send(
                 ('overlay', lambda: conversions.image_to_msg(overlay, 'rgb8', header)),
                 ('overlay/compressed', lambda: conversions.image_to_jpeg_msg(overlay, header)),
             )
 
-    def is_wanted(self, *names: str) -> bool:
-        """Return True if somebody listens to any of these outputs."""
+    def wants_depth(self) -> bool:
+        """Return True if somebody listens to what takes depth."""
+        return self._is_wanted(*_DEPTH_OUTPUTS)
+
+    def publish_depth(self, segmented: Segmented, depth: NDArray[np.float32], rays: Rays) -> None:
+        """Publish points and things in space.
+
+        Args:
+            segmented: An image and what it shows.
+            depth: `(H, W)` float32 m, NaN where there is none.
+            rays: Of the camera, see `CameraModel.rays`.
+        """
+        image, result, header = segmented.image, segmented.result, segmented.header
+        if self._is_wanted('points'):
+            cloud = labelled_points(depth, rays, image, result)
+            self._send(('points', lambda: depth_messages.points_to_msg(cloud, header)))
+        if self._is_wanted('detections_3d', 'markers'):
+            boxes = find_boxes(depth, rays, result)
+            self._send(
+                ('detections_3d', lambda: depth_messages.detections_3d_to_msg(boxes, header)),
+                ('markers', lambda: depth_messages.markers_to_msg(boxes, header, namespace=self._name)),
+            )
+
+    def _is_wanted(self, *names: str) -> bool:
         return any(name in self._publishers and self._publishers[name].get_subscription_count() for name in names)
 
     def _send(self, *messages: tuple[str, Callable[[], Any]]) -> None:
         for name, make in messages:
-            if self.is_wanted(name):
+            if self._is_wanted(name):
                 self._publishers[name].publish(make())

@@ -11,12 +11,15 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from fisa_ros.core.errors import FisaError
 from fisa_ros.node import conversions
-from fisa_ros.node.camera_outputs import CameraOutputs
+from fisa_ros.node.camera_depth import CameraDepth, DepthReport
+from fisa_ros.node.camera_outputs import CameraOutputs, Segmented
 from fisa_ros.node.segment_parameters import CameraParameters, SegmentParameters
+from fisa_ros.node.stamp_pairing import seconds
 from fisa_ros.node.stream_counters import StreamCounters, StreamReport
 from fisa_ros.node.throttle import Throttle
 from fisa_ros.node.topic_input import TopicInput
 from fisa_ros.node.vocabulary_holder import VocabularyInUse
+from fisa_ros.pipeline.tracking import Tracker, TrackerOptions
 
 _log = logging.getLogger(__name__)
 
@@ -42,24 +45,29 @@ class CameraStream:
         self,
         node: LifecycleNode,
         name: str,
-        parameters: Callable[[], CameraParameters],
+        parameters: CameraParameters,
+        id_quarantine_s: float,
         on_frame: Callable[['CameraStream', Frame], None],
+        on_depth: Callable[[], None],
     ) -> None:
         """Prepare a stream without input and outputs.
 
         Args:
             node: Owns the topics.
             name: Put in front of every topic; empty for a single camera.
-            parameters: Tells the camera's parameters of this moment.
+            parameters: Of the camera.
+            id_quarantine_s: Time for which the id of a track that ended means nothing else.
             on_frame: Called for each image that arrives.
+            on_depth: Called when `serve_depth` may have something to do.
         """
         prefix = f'{name}/' if name else ''
         self._node = node
-        self._parameters = parameters
         self._on_frame = on_frame
-        self._outputs = CameraOutputs(node, prefix)
+        self._outputs = CameraOutputs(node, name, parameters)
+        self._depth = CameraDepth(node, prefix, self._outputs, parameters, on_depth) if parameters.depth else None
+        self._tracker = Tracker(TrackerOptions(id_quarantine_s=id_quarantine_s)) if parameters.tracking else None
         topic, msg_type = f'{prefix}image', Image
-        if parameters().image_transport == 'compressed':
+        if parameters.image_transport == 'compressed':
             # As image_transport has it: what is remapped is the name without the transport.
             topic, msg_type = f'{node.resolve_topic_name(topic)}/compressed', CompressedImage
         self._input = TopicInput(node, topic, msg_type, self._receive)
@@ -82,18 +90,25 @@ class CameraStream:
     def open_input(self) -> None:
         """Begin to receive images."""
         self._input.open()
+        if self._depth:
+            self._depth.open()
 
     def close_input(self) -> None:
         """Stop receiving images."""
         self._input.close()
+        if self._depth:
+            self._depth.close()
 
     def check_input(self) -> None:
         """Warn if nothing arrives."""
         self._input.check_silence()
+        if self._depth:
+            self._depth.check_inputs()
 
-    def report(self) -> StreamReport:
-        """Return what happened since the last report."""
-        return self.counters.report(self._input.silent_s, self._input.is_mismatched())
+    def report(self) -> tuple[StreamReport, DepthReport | None]:
+        """Return what happened since the last report, and to the depth if it is used."""
+        images = self.counters.report(self._input.silent_s, self._input.is_mismatched())
+        return images, self._depth.report() if self._depth else None
 
     def announce(self, in_use: VocabularyInUse, score_threshold: float, stamp: Time) -> None:
         """Publish the names of the class ids, and by what they are found, unless they were published before."""
@@ -110,8 +125,15 @@ class CameraStream:
             kind = frame.msg.encoding if isinstance(frame.msg, Image) else 'compressed'
             self.count_refusal(f'{kind} image on {self.topic} refused: {error}')
             return
+        if self._tracker:
+            # Time must pass for a camera that does not stamp its images, too.
+            time_s = seconds(header.stamp) or frame.received_s
+            result = self._tracker.update(result, time_s, in_use.vocabulary, image)
         segmented_s = time.monotonic()
-        self._outputs.publish(image, result, parameters.mask_encoding, header)
+        segmented = Segmented(image, result, header)
+        self._outputs.publish(segmented, parameters.mask_encoding)
+        if self._depth:
+            self._depth.add(segmented)
         self.counters.add_answer(
             latency_s=time.monotonic() - frame.received_s,
             inference_s=segmented_s - started_s,
@@ -120,6 +142,8 @@ class CameraStream:
 
     def serve_depth(self) -> None:
         """Publish what has become complete with its depth."""
+        if self._depth:
+            self._depth.serve()
 
     def count_refusal(self, text: str) -> None:
         """Count a frame that could not be used, and log why unless that happened a moment ago."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from std_msgs.msg import Header
 
+from fisa_ros.node.camera_depth import DepthReport
 from fisa_ros.node.stream_counters import StreamReport
 from fisa_ros.node.vocabulary_holder import VocabularyInUse
 from fisa_ros.runtime.switching_backend import SwitchingBackend
@@ -17,7 +18,7 @@ def build_diagnostics(
     state: str,
     is_enabled: bool,
     in_use: VocabularyInUse | None,
-    reports: Mapping[str, StreamReport],
+    reports: Mapping[str, tuple[StreamReport, DepthReport | None]],
     header: Header,
 ) -> DiagnosticArray:
     """Return one status for the node and one for each camera.
@@ -51,9 +52,14 @@ def build_diagnostics(
             if status.is_degraded:
                 level, message = DiagnosticStatus.WARN, f'{message}; {status.describe()}'
     statuses = [_status(level, f'{node_name}: model', message, hardware_id, values)]
-    for topic, report in reports.items():
+    for topic, (report, depth) in reports.items():
         level, message = _judge(report, is_running)
-        statuses.append(_status(level, f'{node_name}: {topic}', message, topic, _values(report)))
+        values = _values(report)
+        if depth is not None:
+            values |= _depth_values(depth)
+            if level == DiagnosticStatus.OK and is_running and (trouble := _depth_trouble(depth)):
+                level, message = DiagnosticStatus.WARN, trouble
+        statuses.append(_status(level, f'{node_name}: {topic}', message, topic, values))
     return DiagnosticArray(header=header, status=statuses)
 
 
@@ -89,6 +95,22 @@ def _values(report: StreamReport) -> dict[str, str]:
         'max_age_ms': text(report.max_age_ms),
         'silent_s': text(report.silent_s),
         'last_error': report.last_error,
+    }
+
+
+def _depth_trouble(depth: DepthReport) -> str:
+    if depth.silent_s >= _STALE_S:
+        return f'no depth for {depth.silent_s:.0f} s'
+    return depth.last_error if depth.recently_refused else ''
+
+
+def _depth_values(depth: DepthReport) -> dict[str, str]:
+    return {
+        'depth_received': str(depth.received),
+        'depth_published': str(depth.published),
+        'depth_unpaired': str(depth.unpaired),
+        'depth_refused': str(depth.refused),
+        'depth_last_error': depth.last_error,
     }
 
 

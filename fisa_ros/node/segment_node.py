@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 import gc
 import logging
 import os
@@ -77,7 +76,12 @@ class SegmentNode(LifecycleNode):
 
         registry = VocabularyRegistry(self.parameters.max_class_id, self.parameters.id_quarantine_s)
         self._words = VocabularyHolder(registry, on_change=lambda: self._worker.wake())
-        self._streams = [CameraStream(self, name, current, self._accept) for name, current in cameras.items()]
+        self._streams = [
+            CameraStream(
+                self, name, own, self.parameters.id_quarantine_s, self._accept, on_depth=lambda: self._worker.wake()
+            )
+            for name, own in cameras.items()
+        ]
         self._worker = FrameWorker(
             self._streams,
             in_use=lambda: self._words.in_use,
@@ -242,22 +246,18 @@ class SegmentNode(LifecycleNode):
         self._diagnostics.publish(message)
 
 
-def _declare_parameters(
-    node: SegmentNode,
-) -> tuple[ParameterStore[SegmentParameters], dict[str, Callable[[], CameraParameters]]]:
-    """Return the node's parameters, and for each camera by name what tells its own."""
+def _declare_parameters(node: SegmentNode) -> tuple[ParameterStore[SegmentParameters], dict[str, CameraParameters]]:
+    """Return the node's parameters, and those of each camera by its name."""
     overrides = read_overrides(node)
     given = overrides.get('cameras', SegmentParameters.cameras)
     names = [name for name in given if name] if isinstance(given, list | tuple) else []
     defaults = model_defaults(str(overrides.get('model', SegmentParameters.model)))
     store = ParameterStore(node, defaults, other_prefixes=[f'{name}.' for name in names])
-    cameras: dict[str, Callable[[], CameraParameters]] = {}
-    for name in store.current.cameras:
-        if not name:
-            cameras[name] = lambda: store.current
-            continue
-        own = ParameterStore(node, store.current.per_camera, prefix=f'{name}.')
-        cameras[name] = partial(getattr, own, 'current')
+    shared = store.current.per_camera
+    cameras = {
+        name: ParameterStore(node, shared, prefix=f'{name}.').current if name else shared
+        for name in store.current.cameras
+    }
     return store, cameras
 
 

@@ -56,12 +56,18 @@ class CameraParameters(Parameters):
     depth_tolerance_s: float = param(
         0.02, 'Largest difference between the stamps of an image and of its depth.', low=0.0, high=1.0, read_only=True
     )
-    tracking: bool = param(False, 'Keep the ids of things from frame to frame and smooth their labels.')
+    rectified: bool = param(
+        False, 'The images are rectified: P of camera_info describes them, not K and D.', read_only=True
+    )
+    tracking: bool = param(
+        False, 'Keep the ids of segments from frame to frame and smooth their labels.', read_only=True
+    )
     reduced_width: int = param(
         0,
         'Width of segmentation/reduced/mask, confidence and points, by nearest neighbour; 0 publishes none.',
         low=0,
         high=16384,
+        read_only=True,
     )
 
 
