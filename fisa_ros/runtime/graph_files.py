@@ -11,6 +11,7 @@ from typing import Any
 from fisa_ros.core.errors import GraphsError
 from fisa_ros.core.manifest import ModelManifest, unshipped_weights
 from fisa_ros.core.resources import cache_dir
+from fisa_ros.runtime.verified_files import NOTES_FILE, find_damaged, sha256_of
 
 # Raised whenever the same model would be exported to other graphs.
 GRAPH_FORMAT = 1
@@ -95,11 +96,12 @@ def write_description(folder: Path, description: GraphsDescription) -> None:
 
 def file_sums(folder: Path) -> dict[str, str]:
     """Return the sum of each file in a folder of graphs, external data among them, but of `graphs.json`."""
-    return {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.name != DESCRIPTION_FILE}
+    others = (DESCRIPTION_FILE, NOTES_FILE)
+    return {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name not in others}
 
 
 def open_graphs(folder: Path, manifest: ModelManifest) -> GraphsDescription:
-    """Read `graphs.json` and check that every file is there, whole, and of this model.
+    """Read `graphs.json` and check that every file is there, whole, and of this model; see `find_damaged`.
 
     Raises:
         GraphsError: Something is missing, damaged or of another model; the text says what and how to mend it.
@@ -116,16 +118,16 @@ def open_graphs(folder: Path, manifest: ModelManifest) -> GraphsDescription:
     description = _description(document, path, mend)
     if description.source != source_key(manifest):
         raise GraphsError(f'graphs in {folder} were exported from another {description.model!r}; {mend}')
-    for name, expected in description.files.items():
+    try:
+        damaged = find_damaged(folder, description.files)
+    except OSError as error:
+        raise GraphsError(f'{error.filename} cannot be read: {error}; {mend}') from error
+    for name, found in damaged.items():
         file = folder / name
-        try:
-            found = _sha256(file)
-        except OSError as error:
-            raise GraphsError(f'{file} cannot be read: {error}; {mend}') from error
-        if found != expected:
-            raise GraphsError(
-                f'{file} ({file.stat().st_size} bytes) is damaged: sha256 is {found}, expected {expected}; {mend}'
-            )
+        raise GraphsError(
+            f'{file} ({file.stat().st_size} bytes) is damaged: '
+            f'sha256 is {found}, expected {description.files[name]}; {mend}'
+        )
     return description
 
 
@@ -145,8 +147,3 @@ def _description(document: Any, path: Path, mend: str) -> GraphsDescription:
     if missing:
         raise GraphsError(f'{path} does not list {", ".join(sorted(missing))}; {mend}')
     return description
-
-
-def _sha256(path: Path) -> str:
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()

@@ -1,4 +1,5 @@
 from dataclasses import replace
+import os
 import shutil
 import time
 
@@ -159,6 +160,24 @@ def test_damaged_graphs_are_refused(toy_manifest, toy_graphs, tmp_path, change, 
     folder = damaged(toy_graphs, tmp_path, change)
     with pytest.raises(GraphsError, match=message):
         OnnxRuntimeBackend(toy_manifest, folder)
+
+
+def test_graphs_are_read_once_and_a_truncated_one_is_found(toy_manifest, toy_graphs, tmp_path, monkeypatch):
+    folder = tmp_path / 'graphs'
+    shutil.copytree(toy_graphs, folder)
+    for path in folder.iterdir():
+        os.utime(path, (time.time() - 100,) * 2)
+    description = graph_files.open_graphs(folder, toy_manifest)
+
+    def read(path):
+        raise AssertionError(f'{path} was read again')
+
+    with monkeypatch.context() as patch:
+        patch.setattr('fisa_ros.runtime.verified_files.sha256_of', read)
+        assert graph_files.open_graphs(folder, toy_manifest) == description
+    os.truncate(folder / 'encoder.onnx', 1000)
+    with pytest.raises(GraphsError, match=r'encoder\.onnx \(1000 bytes\) is damaged'):
+        graph_files.open_graphs(folder, toy_manifest)
 
 
 def test_a_graph_that_cannot_be_loaded_is_named(toy_manifest, toy_graphs, tmp_path):
