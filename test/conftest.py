@@ -37,6 +37,7 @@ class ColorBackend:
     embedding_dim = 3
     precision = 'fp32'
     num_semantic_tokens = 4
+    max_classes = None
 
     def __init__(self) -> None:
         self.sentences: list[str] = []

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fisa_ros.core.errors import ImageError
+from fisa_ros.core.errors import ImageError, VocabularyError
 from fisa_ros.core.manifest import ModelManifest, load_manifest
 from fisa_ros.core.resources import cache_dir as default_cache_dir
 from fisa_ros.core.results import PanopticResult
@@ -69,7 +69,17 @@ class Segmenter:
         return self.manifest.thresholds
 
     def prepare(self, vocabulary: Vocabulary) -> VocabularyState:
-        """Encode the names of a vocabulary; those met before are not encoded again."""
+        """Encode the names of a vocabulary; those met before are not encoded again.
+
+        Raises:
+            VocabularyError: The back-end takes fewer classes.
+        """
+        limit = self.backend.max_classes
+        if limit is not None and len(vocabulary.classes) > limit:
+            raise VocabularyError(
+                f'back-end {self.backend.name!r} with its engines takes at most {limit} classes, '
+                f'got {len(vocabulary.classes)}'
+            )
         names = [name for entry in vocabulary.classes for name in entry.names]
         embeddings = self._text_cache.get(names)
         missing = [name for name in names if name not in embeddings]

@@ -76,6 +76,10 @@ class Backend(Protocol):
     def num_semantic_tokens(self) -> int:
         """Number M of semantic tokens that `segment` takes."""
 
+    @property
+    def max_classes(self) -> int | None:
+        """Most classes K that `segment` takes; None if there is no limit."""
+
     def segment(self, image: NDArray[np.uint8], state: VocabularyState, thresholds: Thresholds) -> RawSegmentation:
         """Segment one image.
 

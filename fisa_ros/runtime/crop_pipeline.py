@@ -49,7 +49,7 @@ class CropPipeline:
         ValueError: `batch` is below 1.
     """
 
-    name, device, precision = 'crops', 'cpu', 'fp32'
+    name, device, precision, max_classes = 'crops', 'cpu', 'fp32', None
 
     def __init__(
         self,

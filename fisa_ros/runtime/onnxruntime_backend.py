@@ -40,6 +40,7 @@ class OnnxRuntimeBackend:
 
     name = 'onnxruntime'
     device = 'cpu'
+    max_classes = None
 
     def __init__(
         self, manifest: ModelManifest, folder: Path, threads: int | None = None, precision: str = 'auto'

@@ -18,6 +18,7 @@ from fisa_ros.runtime.cuda_memory import CudaEvent, CudaGraph, CudaStream, Devic
 from fisa_ros.runtime.engine_inputs import (
     ENCODER_OUTPUT_SPECS,
     HEAD_OUTPUT_SPECS,
+    MAX_CLASSES,
     check_vocabulary_size,
     encoder_inputs,
     head_inputs,
@@ -66,6 +67,7 @@ class TensorRtBackend:
     """
 
     name = 'tensorrt'
+    max_classes = MAX_CLASSES
 
     def __init__(
         self,

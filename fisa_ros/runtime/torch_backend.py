@@ -40,6 +40,7 @@ class TorchBackend:
 
     name = 'torch'
     num_semantic_tokens = NUM_SEMANTIC_TOKENS
+    max_classes = None
 
     @gpu_memory_errors()
     def __init__(

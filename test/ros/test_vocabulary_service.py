@@ -64,6 +64,19 @@ def test_300_words_fit_into_mono16(client, start_node, colours) -> None:
     assert (answer.success, len(set(answer.class_ids))) == (True, 300)
 
 
+def test_more_words_than_the_engines_take_are_refused_and_change_nothing(client, start_node, colours) -> None:
+    node = start_node('--max-classes', '4', vocabulary=colours)
+    client.spin_until(lambda: client.get_vocabulary().version == 1)
+    before = client.get_vocabulary()
+    answer = client.set_vocabulary(*(f'word {number}' for number in range(5)))
+    assert (answer.success, answer.version, list(answer.class_ids)) == (False, 1, [])
+    assert 'takes at most 4 classes, got 5' in answer.message
+    assert client.get_vocabulary() == before
+    answer = client.set_vocabulary(*(f'word {number}' for number in range(4)))
+    assert (answer.success, answer.version, list(answer.class_ids)) == (True, 2, [4, 5, 6, 7])
+    assert node.log.count('vocabulary refused') == 1
+
+
 def test_images_keep_flowing_while_words_are_encoded_and_requests_are_served_in_order(
     client, start_node, colours
 ) -> None:

@@ -26,6 +26,7 @@ class ScriptedBackend:
     image_size_hw = (16, 16)
     precision = 'fp32'
     num_semantic_tokens = 4
+    max_classes = None
     temperature = 1.0
 
     def __init__(self, words: Sequence[str], seen: list[list[int]], masks: list[list[list[int]]]) -> None:

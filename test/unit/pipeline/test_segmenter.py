@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from fisa_ros.core.errors import BackendUnavailableError, ImageError, ManifestError
+from fisa_ros.core.errors import BackendUnavailableError, ImageError, ManifestError, VocabularyError
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.core.vocabulary import VocabularyRegistry, VocabularyRequest
 from fisa_ros.pipeline.segmenter import MAX_IMAGE_SIDE, Segmenter, check_image, scale_image
@@ -74,6 +74,19 @@ def test_the_image_is_not_changed(segmenter, flags, color_vocabulary):
 def test_images_refused(image, message):
     with pytest.raises(ImageError, match=re.escape(message)):
         check_image(image)
+
+
+@pytest.mark.parametrize(('limit', 'is_refused'), [(None, False), (3, False), (2, True)])
+def test_more_classes_than_the_backend_takes_are_refused_before_a_word_is_encoded(
+    segmenter, color_backend, color_vocabulary, limit, is_refused
+):
+    color_backend.max_classes = limit
+    if is_refused:
+        with pytest.raises(VocabularyError, match="back-end 'color' with its engines takes at most 2 classes, got 3"):
+            segmenter.prepare(color_vocabulary)
+        assert color_backend.sentences == []
+    else:
+        segmenter.prepare(color_vocabulary)
 
 
 def test_names_are_put_into_every_template(segmenter, color_backend, color_vocabulary):

@@ -21,7 +21,7 @@ class FakeBackend:
     """Calls the whole image by the first word, and remembers each call."""
 
     name, device, precision = 'fake', 'cpu', 'fp32'
-    image_size_hw, embedding_dim, num_semantic_tokens = (8, 12), 6, 4
+    image_size_hw, embedding_dim, num_semantic_tokens, max_classes = (8, 12), 6, 4, None
 
     def __init__(self, threads, calls):
         self.threads, self.calls, self.closed = threads, calls, 0
