@@ -29,6 +29,14 @@ class EngineError(FisaError):
     """A TensorRT engine that cannot be built, loaded or trusted."""
 
 
+class EngineRefusedError(EngineError):
+    """An engine that the builder cannot make of this graph, however often it is asked."""
+
+
+class GpuFailedError(EngineError):
+    """A GPU on which this process can run nothing any more."""
+
+
 class EngineCacheError(FisaError):
     """A folder of engines that cannot be read or written."""
 

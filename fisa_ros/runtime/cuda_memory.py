@@ -11,9 +11,23 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fisa_ros.core.errors import EngineError, GpuMemoryError
+from fisa_ros.core.errors import EngineError, GpuFailedError, GpuMemoryError
 
 _MIB = 1 << 20
+# After these, says the reference of CUDA, every further call fails until the process is started again.
+_FATAL_CODES = frozenset(
+    {
+        'cudaErrorAssert',
+        'cudaErrorHardwareStackError',
+        'cudaErrorIllegalAddress',
+        'cudaErrorIllegalInstruction',
+        'cudaErrorInvalidAddressSpace',
+        'cudaErrorInvalidPc',
+        'cudaErrorLaunchFailure',
+        'cudaErrorLaunchTimeout',
+        'cudaErrorMisalignedAddress',
+    }
+)
 
 
 class CudaStream:
@@ -312,6 +326,7 @@ def _checked(result: tuple[Any, ...], what: str) -> Any:
 
     Raises:
         GpuMemoryError: There was not enough memory.
+        GpuFailedError: Something that ran on the GPU ended so that nothing else can run there.
         EngineError: Any other error.
     """
     from cuda.bindings import runtime  # type: ignore[import-not-found, import-untyped, unused-ignore]
@@ -324,7 +339,7 @@ def _checked(result: tuple[Any, ...], what: str) -> Any:
         runtime.cudaGetLastError()
         if code == runtime.cudaError_t.cudaErrorMemoryAllocation:
             raise GpuMemoryError(f'{reason}; close other programs that use the GPU, or choose a smaller model')
-        raise EngineError(reason)
+        raise (GpuFailedError if code.name in _FATAL_CODES else EngineError)(reason)
     return values[0] if len(values) == 1 else tuple(values) or None
 
 

@@ -17,8 +17,15 @@ import time
 from typing import Any
 
 from fisa_ros.core import errors
-from fisa_ros.core.errors import BuildCancelledError, EngineCacheError, EngineError, GpuMemoryError
-from fisa_ros.runtime.engine_cache import BuildRecord, storage_errors
+from fisa_ros.core.errors import (
+    BuildCancelledError,
+    EngineCacheError,
+    EngineError,
+    EngineRefusedError,
+    GpuMemoryError,
+)
+from fisa_ros.runtime.engine_cache import BuildRecord
+from fisa_ros.runtime.engine_storage import storage_errors
 
 CHILD_MODULE = 'fisa_ros.runtime.engine_build_process'
 TENSORRT_BUILDER = 'fisa_ros.runtime.tensorrt_engine:build_plan'
@@ -32,7 +39,7 @@ _LOG_TAIL_LINES = 6
 _LOG_TAIL_CHARS = 800
 _PACKAGE_ROOT = Path(__file__).absolute().parents[2]
 # What a child may raise here; other classes come as `EngineError`.
-_KINDS = (BuildCancelledError, EngineCacheError, EngineError, GpuMemoryError)
+_KINDS = (BuildCancelledError, EngineCacheError, EngineError, EngineRefusedError, GpuMemoryError)
 _LOG = logging.getLogger('fisa_ros.tensorrt')
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from fisa_ros.core.errors import BuildCancelledError, EngineError, FisaError
 from fisa_ros.runtime.engine_build import STORAGE_FAILED, BuildRequest
-from fisa_ros.runtime.engine_cache import storage_error
+from fisa_ros.runtime.engine_storage import storage_error
 
 _PR_SET_PDEATHSIG = 1
 # Where memory runs out, this process goes first and not the node.

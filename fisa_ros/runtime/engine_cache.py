@@ -6,31 +6,41 @@ A plan is code that TensorRT runs. Plans are loaded from this folder only, and o
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-import errno
-import fcntl
-import hashlib
 import json
 import logging
 import os
 from pathlib import Path
+import re
 import shutil
 import tempfile
 import time
 from typing import Any
 
-from fisa_ros.core.errors import BuildCancelledError, EngineCacheError
+from fisa_ros.core.errors import BuildCancelledError, EngineCacheError, EngineRefusedError
 from fisa_ros.core.resources import cache_dir
 from fisa_ros.runtime.engine_key import EngineKey, Machine
+from fisa_ros.runtime.engine_storage import (
+    MIB,
+    STAGING_MARK,
+    check_owner,
+    remove_folder,
+    storage_errors,
+    sync,
+    try_lock,
+    write_json,
+)
+from fisa_ros.runtime.verified_files import sha256_of
 
 SIDECAR_FORMAT = 1
 PLAN_FILE = 'engine.plan'
 SIDECAR_FILE = 'meta.json'
+_REFUSAL_SUFFIX = '.failed.json'
 _DURATIONS_FILE = 'durations.json'
+_DURATIONS_LOCK = 'durations'
 _LOCKS_FOLDER = '.locks'
-_STAGING_MARK = '.part-'
 _DEFAULT_LIMIT_BYTES = 8 << 30
 _LOCK_POLL_S = 0.1
-_MIB = 1 << 20
+_LEFTOVER_AGE_S = 86400.0
 _LOG = logging.getLogger('fisa_ros.engine_cache')
 
 
@@ -70,8 +80,29 @@ class CachedEngine:
     is_new: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an engine is not to be had, remembered so that nobody waits for it again.
+
+    Attributes:
+        reason: In one line.
+        conditions: Names and values of all that it depends on besides the key of the engine.
+        refused_at: When, in the form of ISO 8601.
+    """
+
+    reason: str
+    conditions: Mapping[str, str]
+    refused_at: str
+
+    def describe(self) -> str:
+        """Say it in one line."""
+        return f'{self.reason} (since {self.refused_at}; build_engines --retry tries it again)'
+
+
 class EngineCache:
     """Engines below one folder.
+
+    What a build that crashed left behind goes when the cache is opened, a day later.
 
     Args:
         folder: Where; `$XDG_CACHE_HOME/fisa_ros/trt` by default.
@@ -81,6 +112,7 @@ class EngineCache:
     def __init__(self, folder: Path | None = None, limit_bytes: int = _DEFAULT_LIMIT_BYTES) -> None:
         self.folder = folder or cache_dir() / 'trt'
         self.limit_bytes = limit_bytes
+        self._sweep()
 
     def load_or_build(
         self,
@@ -98,6 +130,7 @@ class EngineCache:
             is_cancelled: Asked while waiting for another process.
 
         Raises:
+            EngineRefusedError: The builder cannot make it, which is remembered, or could not the last time.
             EngineCacheError: The folder cannot be written, or the disk is full.
             BuildCancelledError: `is_cancelled` said so.
         """
@@ -108,7 +141,14 @@ class EngineCache:
             with self._locked(digest, is_cancelled):
                 found = self._load(digest, key)
                 if found is None:
-                    self._build(digest, key, build)
+                    # Of a process that this one waited for.
+                    if refusal := self.refusal(key):
+                        raise EngineRefusedError(refusal.describe())
+                    try:
+                        self._build(digest, key, build)
+                    except EngineRefusedError as error:
+                        self._write_refusal(key, str(error), {})
+                        raise
                     found = self._load(digest, key, is_new=True)
         if found is None:
             raise EngineCacheError(f'the engine just written to {self.folder / digest} cannot be read back')
@@ -132,7 +172,45 @@ class EngineCache:
                 sidecar = json.loads(path.read_text(encoding='utf-8'))
             except (FileNotFoundError, ValueError):
                 return
-            _write_whole(path, _json({**sidecar, 'parity': dict(parity)}))
+            write_json(path, {**sidecar, 'parity': dict(parity)})
+
+    def refusal(self, key: EngineKey, conditions: Mapping[str, str] | None = None) -> Refusal | None:
+        """Return why an engine is not to be had; None if nothing of the kind is known.
+
+        Args:
+            key: Of which engine.
+            conditions: What holds now; a refusal under others does not count.
+        """
+        try:
+            document = json.loads(self._refusal_path(key).read_text(encoding='utf-8'))
+            refusal = Refusal(*(document[name] for name in Refusal.__dataclass_fields__))
+            is_of_key = document['key'] == key.digest()
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        is_valid = isinstance(refusal.reason, str) and isinstance(refusal.conditions, dict)
+        return refusal if is_of_key and is_valid and refusal.conditions in ({}, conditions) else None
+
+    def record_refusal(self, key: EngineKey, reason: str, conditions: Mapping[str, str]) -> None:
+        """Remember why an engine that was built is of no use.
+
+        Raises:
+            EngineCacheError: The folder cannot be written, or the disk is full.
+        """
+        with self._locked(key.digest()), storage_errors(self.folder):
+            self._write_refusal(key, reason, conditions)
+
+    def forget_refusal(self, key: EngineKey) -> None:
+        """Let an engine that was refused be made once more; nothing happens if it was not.
+
+        Raises:
+            EngineCacheError: The folder cannot be written.
+        """
+        path = self._refusal_path(key)
+        if path.exists():
+            with self._locked(key.digest()), storage_errors(self.folder):
+                # Also where it was built: the same plan would be refused for the same reason.
+                remove_folder(self.folder / key.digest())
+                path.unlink(missing_ok=True)
 
     def discard(self, key: EngineKey) -> None:
         """Remove an engine, one that does not load for example.
@@ -142,7 +220,7 @@ class EngineCache:
         """
         digest = key.digest()
         with self._locked(digest), storage_errors(self.folder):
-            _remove(self.folder / digest)
+            remove_folder(self.folder / digest)
 
     def timing_cache_path(self, machine: Machine) -> Path:
         """Return where the measurements of the builder are kept for a version of TensorRT and a GPU."""
@@ -165,8 +243,8 @@ class EngineCache:
         Raises:
             EngineCacheError: The folder cannot be written, or the disk is full.
         """
-        with self._locked('durations'), storage_errors(self.folder):
-            _write_whole(self.folder / _DURATIONS_FILE, _json({**self._durations(), label: round(seconds, 1)}))
+        with self._locked(_DURATIONS_LOCK), storage_errors(self.folder):
+            write_json(self.folder / _DURATIONS_FILE, {**self._durations(), label: round(seconds, 1)})
 
     def _durations(self) -> dict[str, Any]:
         try:
@@ -175,12 +253,37 @@ class EngineCache:
             return {}
         return document if isinstance(document, dict) else {}
 
+    def _refusal_path(self, key: EngineKey) -> Path:
+        return self.folder / f'{key.digest()}{_REFUSAL_SUFFIX}'
+
+    def _write_refusal(self, key: EngineKey, reason: str, conditions: Mapping[str, str]) -> None:
+        refusal = Refusal(reason, conditions, time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()))
+        document = {**asdict(refusal), 'key': key.digest(), 'fields': key.fields()}
+        with storage_errors(self.folder):
+            write_json(self._refusal_path(key), document)
+
+    def _sweep(self) -> None:
+        """Remove what crashed builds left behind, unless somebody may still be at work on it."""
+        newest_s = time.time() - _LEFTOVER_AGE_S
+        for left in self.folder.glob(f'{STAGING_MARK}*'):
+            digest = re.search('[0-9a-f]{64}', left.name)
+            try:
+                with self._lock_file(digest[0] if digest else _DURATIONS_LOCK) as file:
+                    if left.stat().st_mtime < newest_s and try_lock(file):
+                        _LOG.info('removing what a build left behind: %s', left)
+                        if left.is_dir():
+                            shutil.rmtree(left)
+                        else:
+                            left.unlink()
+            except (OSError, EngineCacheError) as error:
+                _LOG.debug('%s stays: %s', left, error)
+
     def _build(self, digest: str, key: EngineKey, build: Callable[[Path], BuildRecord]) -> None:
         with storage_errors(self.folder):
             # What an interrupted build left behind: nobody else has this name while the lock is held.
-            for left in self.folder.glob(f'{_STAGING_MARK}{digest}-*'):
+            for left in self.folder.glob(f'{STAGING_MARK}{digest}-*'):
                 shutil.rmtree(left)
-            staging = Path(tempfile.mkdtemp(prefix=f'{_STAGING_MARK}{digest}-', dir=self.folder))
+            staging = Path(tempfile.mkdtemp(prefix=f'{STAGING_MARK}{digest}-', dir=self.folder))
         try:
             entry = staging / 'entry'
             with storage_errors(self.folder):
@@ -189,7 +292,8 @@ class EngineCache:
             with storage_errors(self.folder):
                 self._complete(entry, digest, key, record)
                 entry.rename(self.folder / digest)
-                _sync(self.folder)
+                self._refusal_path(key).unlink(missing_ok=True)
+                sync(self.folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
@@ -199,17 +303,17 @@ class EngineCache:
             'format': SIDECAR_FORMAT,
             'key': digest,
             'fields': key.fields(),
-            'plan_sha256': _sha256(plan),
+            'plan_sha256': sha256_of(plan),
             'plan_bytes': plan.stat().st_size,
             **asdict(record),
             'parity': None,
         }
-        _sync(plan)
-        _write_whole(entry / SIDECAR_FILE, _json(sidecar))
+        sync(plan)
+        write_json(entry / SIDECAR_FILE, sidecar)
         for other in entry.iterdir():
             if other.name not in (PLAN_FILE, SIDECAR_FILE):
                 other.unlink()
-        _sync(entry)
+        sync(entry)
 
     def _load(
         self, digest: str, key: EngineKey, *, is_new: bool = False, is_removed_if_damaged: bool = True
@@ -220,11 +324,11 @@ class EngineCache:
         with storage_errors(self.folder):
             plan = entry / PLAN_FILE
             try:
-                _check_owner(plan)
+                check_owner(plan)
                 sidecar = json.loads((entry / SIDECAR_FILE).read_text(encoding='utf-8'))
                 fields = {name: sidecar[name] for name in BuildRecord.__dataclass_fields__}
                 fields['build_seconds'] = float(fields['build_seconds'])
-                expected = (SIDECAR_FORMAT, digest, key.fields(), plan.stat().st_size, _sha256(plan))
+                expected = (SIDECAR_FORMAT, digest, key.fields(), plan.stat().st_size, sha256_of(plan))
                 if tuple(sidecar[n] for n in ('format', 'key', 'fields', 'plan_bytes', 'plan_sha256')) == expected:
                     parity = sidecar['parity'] if isinstance(sidecar['parity'], dict) else None
                     return CachedEngine(digest, plan, expected[-1], BuildRecord(**fields), parity, is_new)
@@ -233,7 +337,7 @@ class EngineCache:
                 problem = repr(error)
             if is_removed_if_damaged:
                 _LOG.warning('the TensorRT engine in %s is damaged and is built anew: %s', entry, problem)
-                _remove(entry)
+                remove_folder(entry)
         return None
 
     def _evict(self, keep: str) -> None:
@@ -251,11 +355,11 @@ class EngineCache:
             if entry.name == keep:
                 continue
             with storage_errors(self.folder), self._lock_file(entry.name) as file:
-                if not _try_lock(file):
+                if not try_lock(file):
                     continue
                 _LOG.info('removing the TensorRT engine %s: all plans are larger than %d MiB', entry.name,
-                          self.limit_bytes // _MIB)  # fmt: skip
-                _remove(entry)
+                          self.limit_bytes // MIB)  # fmt: skip
+                remove_folder(entry)
             total -= size
 
     @contextmanager
@@ -263,7 +367,7 @@ class EngineCache:
         """Hold the lock of a name; the kernel frees it when the process ends, however it ends."""
         with self._lock_file(name) as file:
             is_waiting = False
-            while not _try_lock(file):
+            while not try_lock(file):
                 if not is_waiting:
                     _LOG.info('another process builds the TensorRT engine %s: waiting for it', name)
                     is_waiting = True
@@ -281,86 +385,3 @@ class EngineCache:
             yield file
         finally:
             os.close(file)
-
-
-@contextmanager
-def storage_errors(folder: Path) -> Iterator[None]:
-    """Turn errors of the file system into ones that name the folder and the space.
-
-    Raises:
-        EngineCacheError: An `OSError` came out of the block.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise storage_error(folder, error) from error
-
-
-def storage_error(folder: Path, error: OSError) -> EngineCacheError:
-    """Return what to tell the user of an error of the file system below `folder`."""
-    advice = 'set XDG_CACHE_HOME to another folder'
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return EngineCacheError(
-            f'no space for a TensorRT engine in {folder}: {_free_mib(folder)} MiB are free there; make room or {advice}'
-        )
-    return EngineCacheError(
-        f'the TensorRT engines in {folder} cannot be read or written: {error}; mend that or {advice}'
-    )
-
-
-def _free_mib(folder: Path) -> int:
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(existing).free // _MIB
-
-
-def _check_owner(plan: Path) -> None:
-    owner = plan.stat().st_uid
-    if owner not in (os.geteuid(), 0):
-        raise ValueError(f'it belongs to user {owner}, not to {os.geteuid()}')
-
-
-def _try_lock(file: int) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _remove(entry: Path) -> None:
-    """Remove a folder so that it is never seen in part."""
-    if entry.exists():
-        trash = Path(tempfile.mkdtemp(prefix=f'{_STAGING_MARK}{entry.name}-', dir=entry.parent))
-        entry.rename(trash / 'entry')
-        shutil.rmtree(trash)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is never seen in part, not even after a power cut."""
-    part = path.with_name(f'{_STAGING_MARK}{path.name}')
-    try:
-        with part.open('w', encoding='utf-8') as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sha256(path: Path) -> str:
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
-def _json(document: Mapping[str, Any]) -> str:
-    return json.dumps(document, indent=1) + '\n'

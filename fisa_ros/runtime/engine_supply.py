@@ -1,6 +1,7 @@
 """From exported graphs to a TensorRT back-end that gives the reference outputs: cache, build, gate and ladder."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 import hashlib
 import logging
@@ -9,7 +10,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from fisa_ros.core.errors import EngineError
+from fisa_ros.core.errors import EngineCacheError, EngineError, GpuFailedError
 from fisa_ros.runtime.backend import Backend
 from fisa_ros.runtime.build_progress import BuildProgress, BuildState
 from fisa_ros.runtime.engine_build import build_in_child
@@ -17,7 +18,7 @@ from fisa_ros.runtime.engine_cache import BuildRecord, CachedEngine, EngineCache
 from fisa_ros.runtime.engine_inputs import ENCODER_OUTPUT_SPECS, HEAD_OUTPUT_SPECS, encoder_inputs, head_inputs
 from fisa_ros.runtime.engine_key import EngineKey, Machine, default_options, external_data_sums
 from fisa_ros.runtime.graph_files import HEAD_FILE, REFERENCE_FILE, GraphsDescription
-from fisa_ros.runtime.parity_gate import GATE_VERSION, ParityGate, ParityVerdict
+from fisa_ros.runtime.parity_gate import GATE_VERSION, Arrays, ParityGate, ParityVerdict
 from fisa_ros.runtime.precision_ladder import RUNGS, Attempt, Rung, climb
 
 _LOG = logging.getLogger('fisa_ros.tensorrt')
@@ -53,6 +54,10 @@ class Toolkit[Engine: Closable](Protocol):
         """Load a plan; raises `EngineError` if that cannot be."""
         ...
 
+    def run_float32_head(self, inputs: Arrays) -> Arrays:
+        """Return the outputs of the head in float32, see `ParityGate`."""
+        ...
+
     def open_backend(self, encoder: Engine, head: Engine, precision: str) -> CheckableBackend:
         """Make a back-end, which owns the engines from then on, also if it raises `EngineError`."""
         ...
@@ -66,13 +71,13 @@ class _Candidate:
         key: Key of the encoder, whose sidecar holds the verdict.
         subject: Sum of all that the verdict depends on.
         known: The verdict of an earlier start on the same subject.
-        backend: The back-end; None if it is known to be wrong and was not loaded.
+        backend: The back-end.
     """
 
     key: EngineKey
     subject: str
     known: ParityVerdict | None
-    backend: CheckableBackend | None
+    backend: CheckableBackend
 
 
 class EngineSupply[Engine: Closable]:
@@ -112,46 +117,65 @@ class EngineSupply[Engine: Closable]:
     def get(self, is_cancelled: Callable[[], bool] = lambda: False) -> tuple[CheckableBackend, str]:
         """Return a back-end that passed the parity gate, and the verdict in one line.
 
-        Blocks for as long as engines are built. The calling thread must live that long.
+        Blocks for as long as engines are built. The calling thread must live that long. What the builder cannot make
+        and what does not pass the gate is remembered beside the engines, and not tried again at the next start.
 
         Raises:
             EngineError: No precision gives the reference outputs; the text says what came of each.
+            GpuFailedError: An engine failed so that nothing runs on the GPU any more in this process.
             EngineCacheError: The cache cannot be written, or the disk is full.
             GpuMemoryError: The GPU has too little memory.
             GraphsError: The reference outputs are damaged.
             BuildCancelledError: `is_cancelled` said so.
         """
-        gate = ParityGate.open(self._folder / REFERENCE_FILE)
+        gate = ParityGate.open(self._folder / REFERENCE_FILE, head=self._toolkit.run_float32_head)
         machine = self._toolkit.read_machine()
         found = climb(
             lambda rung: self._candidate(rung, machine, is_cancelled),
-            lambda rung, candidate: self._verdict(gate, rung, candidate),
-            _drop,
+            lambda rung, candidate: self._verdict(gate, rung, machine, candidate, is_cancelled),
+            lambda candidate: candidate.backend.close(),
             self._description.files,
             self._rungs,
+            refusal=lambda rung: self._refusal(rung, machine),
+            is_cancelled=is_cancelled,
         )
         self.attempts = found.attempts
-        if found.built is None or found.built.backend is None:
+        if found.built is None:
             raise EngineError(
                 f'no TensorRT engine of model {self._description.model!r} gives the reference outputs: '
                 f'{found.describe()}'
             )
         return found.built.backend, found.attempts[-1].describe()
 
+    def forget_refusals(self) -> None:
+        """Let all be tried again that was refused at an earlier start.
+
+        Raises:
+            EngineError: The GPU cannot be asked what it is.
+            EngineCacheError: The cache cannot be written.
+        """
+        machine = self._toolkit.read_machine()
+        for rung in self._rungs:
+            if rung.encoder_file in self._description.files:
+                self._cache.forget_refusal(self._encoder_key(rung, machine))
+                self._cache.forget_refusal(self._head_key(rung, machine))
+
+    def _refusal(self, rung: Rung, machine: Machine) -> str | None:
+        encoder, head = self._encoder_key(rung, machine), self._head_key(rung, machine)
+        refusal = self._cache.refusal(encoder, self._conditions(head)) or self._cache.refusal(head)
+        return refusal.describe() if refusal else None
+
     def _candidate(self, rung: Rung, machine: Machine, is_cancelled: Callable[[], bool]) -> _Candidate:
         keys = (self._encoder_key(rung, machine), self._head_key(rung, machine))
         encoder, head = (self._cached(rung, key, is_cancelled) for key in keys)
-        known = self._known_verdict(encoder, head)
-        if known is not None and not known.passed:
-            return _Candidate(keys[0], self._subject(encoder, head), known, None)
         loaded_encoder, encoder = self._loaded(rung, keys[0], encoder, is_cancelled)
         try:
             loaded_head, head = self._loaded(rung, keys[1], head, is_cancelled)
         except BaseException:
             loaded_encoder.close()
             raise
-        backend = self._toolkit.open_backend(loaded_encoder, loaded_head, rung.name)
-        # A plan that was built anew has another sum, and then nothing is known of it.
+        with self._remembered(*keys):
+            backend = self._toolkit.open_backend(loaded_encoder, loaded_head, rung.name)
         return _Candidate(keys[0], self._subject(encoder, head), self._known_verdict(encoder, head), backend)
 
     def _cached(self, rung: Rung, key: EngineKey, is_cancelled: Callable[[], bool]) -> CachedEngine:
@@ -183,14 +207,34 @@ class EngineSupply[Engine: Closable]:
         cached = self._cached(rung, key, is_cancelled)
         return self._toolkit.open_engine(cached.plan_path), cached
 
-    def _verdict(self, gate: ParityGate, rung: Rung, candidate: _Candidate) -> ParityVerdict:
+    def _verdict(
+        self, gate: ParityGate, rung: Rung, machine: Machine, candidate: _Candidate, is_cancelled: Callable[[], bool]
+    ) -> ParityVerdict:
         self._progress.enter(BuildState.VERIFYING, f'{rung.name} engines')
-        if candidate.known is not None:
+        if candidate.known is not None and candidate.known.passed:
             return candidate.known
-        assert candidate.backend is not None
-        verdict = gate.judge(candidate.backend.run_graphs)
+        head = self._head_key(rung, machine)
+        with self._remembered(candidate.key, head):
+            verdict = gate.judge(candidate.backend.run_graphs, is_cancelled)
         self._cache.record_verdict(candidate.key, {'subject': candidate.subject, **verdict.to_json()})
+        if not verdict.passed:
+            self._cache.record_refusal(candidate.key, verdict.describe(), self._conditions(head))
         return verdict
+
+    @contextmanager
+    def _remembered(self, encoder: EngineKey, head: EngineKey) -> Iterator[None]:
+        """Refuse engines that take the GPU down with them, or every start would end so."""
+        try:
+            yield
+        except GpuFailedError as error:
+            with suppress(EngineCacheError):
+                self._cache.record_refusal(encoder, f'its run ended so: {error}', self._conditions(head))
+            raise
+
+    def _conditions(self, head: EngineKey) -> dict[str, str]:
+        """Return what a verdict depends on besides the encoder."""
+        reference = self._description.files[REFERENCE_FILE]
+        return {'gate': str(GATE_VERSION), 'reference': reference, 'head': head.digest()}
 
     def _known_verdict(self, encoder: CachedEngine, head: CachedEngine) -> ParityVerdict | None:
         if encoder.parity is None or encoder.parity.get('subject') != self._subject(encoder, head):
@@ -237,8 +281,3 @@ class EngineSupply[Engine: Closable]:
             'timing_cache': str(self._cache.timing_cache_path(key.machine)),
             'device': self._device,
         }
-
-
-def _drop(candidate: _Candidate) -> None:
-    if candidate.backend is not None:
-        candidate.backend.close()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 import logging
 
-from fisa_ros.core.errors import EngineError
+from fisa_ros.core.errors import BuildCancelledError, EngineError, GpuFailedError
 from fisa_ros.runtime.graph_files import ENCODER_FILE, FP16_ENCODER_FILE, SAFE_FP16_ENCODER_FILE
 from fisa_ros.runtime.parity_gate import ParityVerdict
 
@@ -89,10 +89,14 @@ def climb[Built](
     drop: Callable[[Built], None],
     files: Collection[str],
     rungs: Sequence[Rung] = RUNGS,
+    *,
+    refusal: Callable[[Rung], str | None] = lambda rung: None,
+    is_cancelled: Callable[[], bool] = lambda: False,
 ) -> Climb[Built]:
     """Try one rung after the other until one passes the gate.
 
-    What stops a build of any precision, as a full disk, a cancelled build or too little memory, is not caught here.
+    What stops a build of any precision, as a full disk, a cancelled build, too little memory or a GPU on which nothing
+    runs any more, is not caught here.
 
     Args:
         build: Builds and loads the engines of a rung.
@@ -100,6 +104,11 @@ def climb[Built](
         drop: Frees what was built and did not pass.
         files: Names of the graphs that were exported.
         rungs: What to try, in order.
+        refusal: Returns why a rung is known to be of no use; None if it has to be tried.
+        is_cancelled: Asked before each rung.
+
+    Raises:
+        BuildCancelledError: `is_cancelled` said so.
     """
     attempts: list[Attempt] = []
 
@@ -108,23 +117,29 @@ def climb[Built](
         _LOG.log(logging.INFO if attempt.outcome is Outcome.PASSED else logging.WARNING, '%s', attempt.describe())
 
     for rung in rungs:
+        if is_cancelled():
+            raise BuildCancelledError('the build of TensorRT engines was cancelled')
         if rung.encoder_file not in files:
             note(Attempt(rung, Outcome.SKIPPED, f'{rung.encoder_file} was not exported'))
             continue
+        if reason := refusal(rung):
+            note(Attempt(rung, Outcome.SKIPPED, reason))
+            continue
         try:
             built = build(rung)
+        except GpuFailedError:
+            raise
         except EngineError as error:
             note(Attempt(rung, Outcome.NOT_BUILT, str(error)))
             continue
         try:
             verdict = judge(rung, built)
-        except EngineError as error:
+        except BaseException as error:
             drop(built)
+            if not isinstance(error, EngineError) or isinstance(error, GpuFailedError):
+                raise
             note(Attempt(rung, Outcome.WRONG, str(error)))
             continue
-        except BaseException:
-            drop(built)
-            raise
         note(Attempt(rung, Outcome.PASSED if verdict.passed else Outcome.WRONG, verdict.describe(), verdict))
         if verdict.passed:
             return Climb(built, tuple(attempts))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, SupportsInt
 
 import numpy as np
 
-from fisa_ros.core.errors import BuildCancelledError, EngineError, GpuMemoryError
+from fisa_ros.core.errors import BuildCancelledError, EngineError, EngineRefusedError, GpuMemoryError
 from fisa_ros.runtime import cuda_memory
 from fisa_ros.runtime.engine_key import Machine, l4t_release, memory_class_gib
 from fisa_ros.runtime.engine_layers import half_layer_share
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 
 _MEMINFO = Path('/proc/meminfo')
 _REMEMBERED_ERRORS = 3
+_NO_MEMORY = re.compile('out[ _]?of[ _]?memory', re.IGNORECASE)
+# Builders skip kernels for want of memory with no more than a warning, and find none in the end.
+_SHORT_OF_MEMORY = re.compile(
+    'insuff?icient (memory|workspace)|memory is insufficient|memory .*could not be allocated', re.IGNORECASE
+)
+_OF_CUDA = re.compile('cuda|driver', re.IGNORECASE)
 _LOG = logging.getLogger('fisa_ros.tensorrt')
 
 
@@ -155,7 +161,8 @@ def build_plan(
         Facts for the sidecar: share of layers in half precision, workspace, version.
 
     Raises:
-        EngineError: The graph cannot be parsed or built; the text is TensorRT's.
+        EngineRefusedError: The graph cannot be parsed or built; the text is TensorRT's.
+        EngineError: It cannot be now, for want of memory or because of the driver.
         GpuMemoryError: The GPU has too little memory.
         BuildCancelledError: `is_cancelled` said so.
     """
@@ -169,7 +176,7 @@ def build_plan(
         network = _required(builder.create_network(flags), 'TensorRT cannot make a network', logger)
         parser = trt.OnnxParser(network, logger)
         if not parser.parse_from_file(arguments['onnx']):
-            raise EngineError(f'TensorRT cannot parse {arguments["onnx"]}: {_parser_errors(parser)}')
+            raise EngineRefusedError(f'TensorRT cannot parse {arguments["onnx"]}: {_parser_errors(parser)}')
         config = _required(builder.create_builder_config(), 'TensorRT cannot make a configuration', logger)
         config.builder_optimization_level = options['optimization_level']
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
@@ -194,7 +201,9 @@ def build_plan(
                 sizes = (tuple(entry[size]) for size in ('smallest', 'typical', 'largest'))
                 profile.set_shape(entry['name'], *sizes)
             if config.add_optimization_profile(profile) < 0:
-                raise EngineError(f'the shapes of the inputs do not fit {arguments["onnx"]}{_last_errors(logger)}')
+                raise EngineRefusedError(
+                    f'the shapes of the inputs do not fit {arguments["onnx"]}{_last_errors(logger)}'
+                )
         timing_cache = _open_timing_cache(config, Path(arguments['timing_cache']))
         # The monitor must live as long as the build does.
         monitor = _make_monitor(is_cancelled)
@@ -202,7 +211,7 @@ def build_plan(
         built = builder.build_serialized_network(network, config)
         if is_cancelled():
             raise BuildCancelledError('the build of the TensorRT engine was cancelled')
-        plan = _required(built, f'TensorRT cannot build {arguments["onnx"]}', logger)
+        plan = _required(built, f'TensorRT cannot build {arguments["onnx"]}', logger, is_final=True)
         plan_path.write_bytes(plan)
         if timing_cache is not None:
             _save_timing_cache(timing_cache, Path(arguments['timing_cache']))
@@ -276,11 +285,13 @@ def _shared_logger() -> 'trt.ILogger':
         def __init__(self) -> None:
             super().__init__()
             self.errors: list[str] = []
+            self.is_memory_short = False
 
         def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
             level = levels.get(severity, logging.DEBUG)
             if severity != trt.ILogger.Severity.VERBOSE:
                 _LOG.log(level, '%s', msg)
+            self.is_memory_short |= _SHORT_OF_MEMORY.search(msg) is not None
             if level == logging.ERROR:
                 self.errors = [*self.errors, msg][-_REMEMBERED_ERRORS:]
 
@@ -290,7 +301,7 @@ def _shared_logger() -> 'trt.ILogger':
 def _fresh_logger() -> 'trt.ILogger':
     """Return the logger of this process, without what it remembers of earlier work."""
     logger = _shared_logger()
-    vars(logger)['errors'] = []
+    vars(logger).update(errors=[], is_memory_short=False)
     return logger
 
 
@@ -327,13 +338,22 @@ def _start[Started](make: Callable[['trt.ILogger'], Started], logger: 'trt.ILogg
         raise EngineError(f'TensorRT cannot start: {error}{_last_errors(logger)}') from error
 
 
-def _required[Made](made: Made | None, problem: str, logger: 'trt.ILogger') -> Made:
-    """Return what TensorRT made, or raise: it returns None where other libraries raise."""
+def _required[Made](made: Made | None, problem: str, logger: 'trt.ILogger', *, is_final: bool = False) -> Made:
+    """Return what TensorRT made, or raise: it returns None where other libraries raise.
+
+    Args:
+        made: What it made.
+        problem: What to say if that is None.
+        logger: Remembers why.
+        is_final: Whether another try would end so too, unless memory or driver were to blame.
+    """
     if made is not None:
         return made
     reasons = _last_errors(logger)
-    is_memory = re.search('out ?of ?memory', reasons, re.IGNORECASE)
-    raise (GpuMemoryError if is_memory else EngineError)(f'{problem}{reasons}')
+    if _NO_MEMORY.search(reasons):
+        raise GpuMemoryError(f'{problem}{reasons}')
+    is_passing = getattr(logger, 'is_memory_short', False) or _OF_CUDA.search(reasons)
+    raise (EngineRefusedError if is_final and reasons and not is_passing else EngineError)(f'{problem}{reasons}')
 
 
 def _last_errors(logger: 'trt.ILogger') -> str:

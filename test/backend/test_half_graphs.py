@@ -7,6 +7,7 @@ from fisa_ros.runtime import graph_files
 from fisa_ros.runtime.graph_precision import half_weight_share
 from fisa_ros.runtime.onnx_lint import load_and_lint
 from fisa_ros.runtime.parity_gate import ParityGate
+from fisa_ros.runtime.tensorrt_start import TensorRtToolkit
 
 HALF_FILES = (graph_files.FP16_ENCODER_FILE, graph_files.SAFE_FP16_ENCODER_FILE)
 
@@ -17,9 +18,13 @@ def folder():
     folder = graph_files.graphs_folder(manifest)
     if not folder.exists():
         pytest.fail(f'not exported: {graph_files.export_command(manifest)}')
-    missing = set(HALF_FILES) - set(graph_files.open_graphs(folder, manifest).files)
+    missing = set(HALF_FILES) - set(description(folder).files)
     assert not missing, f'{folder} is of an older version: {graph_files.export_command(manifest)}'
     return folder
+
+
+def description(folder):
+    return graph_files.open_graphs(folder, load_manifest('fisa-tiny'))
 
 
 def session(path):
@@ -54,5 +59,7 @@ def test_half_graphs_pass_the_gate(folder, name):
         segmented = head.run(graph_files.HEAD_OUTPUTS, head_inputs)
         return outputs | dict(zip(graph_files.HEAD_OUTPUTS, segmented, strict=True))
 
-    verdict = ParityGate.open(folder / graph_files.REFERENCE_FILE).judge(run)
+    float32_head = TensorRtToolkit(folder, description(folder), 0).run_float32_head
+    verdict = ParityGate.open(folder / graph_files.REFERENCE_FILE, head=float32_head).judge(run)
     assert verdict.passed, verdict.describe()
+    assert len(verdict.checks) == 5

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 
-from fisa_ros.core.errors import EngineError, GpuMemoryError
+from fisa_ros.core.errors import EngineError, EngineRefusedError, GpuMemoryError
 
 
 def write(arguments, plan_path, is_cancelled):
@@ -29,7 +29,7 @@ def empty_plan(arguments, plan_path, is_cancelled):
 
 
 def refuse(arguments, plan_path, is_cancelled):
-    raise EngineError('node 7 (GridSample) is not supported')
+    raise EngineRefusedError('node 7 (GridSample) is not supported')
 
 
 def out_of_gpu_memory(arguments, plan_path, is_cancelled):
@@ -89,6 +89,8 @@ def note_and_write(arguments, plan_path, is_cancelled):
     with (onnx.parent / 'builds').open('a') as file:
         file.write(f'{onnx.name} {rounding}\n')
     if (onnx.parent / f'{onnx.name}.refused').exists():
-        raise EngineError(f'{onnx.name} has a node that is not supported')
+        raise EngineRefusedError(f'{onnx.name} has a node that is not supported')
+    if (onnx.parent / f'{onnx.name}.crash').exists():
+        os.kill(os.getpid(), signal.SIGSEGV)
     plan_path.write_text(f'{onnx.name} {rounding}')
     return {'half_layer_share': 0.5 if 'fp16' in onnx.name else 0.0}

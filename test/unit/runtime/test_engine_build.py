@@ -9,7 +9,13 @@ import time
 
 import pytest
 
-from fisa_ros.core.errors import BuildCancelledError, EngineCacheError, EngineError, GpuMemoryError
+from fisa_ros.core.errors import (
+    BuildCancelledError,
+    EngineCacheError,
+    EngineError,
+    EngineRefusedError,
+    GpuMemoryError,
+)
 from fisa_ros.runtime.build_progress import BuildProgress, BuildState
 from fisa_ros.runtime.engine_build import build_in_child
 
@@ -61,7 +67,7 @@ def test_another_process_builds(build, tmp_path):
         ('nothing', EngineError, 'the builder gave no engine and no reason'),
         ('no_plan', EngineError, 'said that all went well, but wrote no plan'),
         ('empty_plan', EngineError, 'said that all went well, but wrote no plan'),
-        ('refuse', EngineError, r'^node 7 \(GridSample\) is not supported$'),
+        ('refuse', EngineRefusedError, r'^node 7 \(GridSample\) is not supported$'),
         ('out_of_gpu_memory', GpuMemoryError, '12 MiB left, 300 MiB are needed'),
         ('bug', EngineError, r"unexpected error of the builder: KeyError\('words'\)"),
         ('full_disk', EngineCacheError, r'no space for a TensorRT engine in .*: \d+ MiB are free there'),
@@ -70,8 +76,10 @@ def test_another_process_builds(build, tmp_path):
     ],
 )
 def test_what_goes_wrong_in_the_child_is_said(build, builder, error, message):
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message) as caught:
         build(builder)
+    # Anything else that were taken for a refusal would not be tried again.
+    assert caught.type is error
 
 
 @pytest.mark.parametrize(
@@ -83,8 +91,9 @@ def test_what_goes_wrong_in_the_child_is_said(build, builder, error, message):
     ],
 )
 def test_a_crash_is_an_error_with_the_end_of_the_log(build, name, error, message):
-    with pytest.raises(error, match=f'{message}.*its log ends: tactic 0x3f: about to fail'):
+    with pytest.raises(error, match=f'{message}.*its log ends: tactic 0x3f: about to fail') as caught:
         build('crash', signal=name)
+    assert caught.type is error
 
 
 @pytest.mark.usefixtures('build')
@@ -185,7 +194,7 @@ def test_progress_says_what_and_since_when():
     assert progress.status.describe() == 'ready, 00:01:40 elapsed: fp16 passed'
 
 
-ENDS = {BuildState.READY, BuildState.FAILED, BuildState.CANCELLED}
+ENDS = {BuildState.FAILED, BuildState.CANCELLED}
 
 
 @pytest.mark.parametrize('end', sorted(ENDS))
@@ -197,6 +206,19 @@ def test_what_has_ended_does_not_go_on(end):
         with pytest.raises(ValueError, match=f'a build that is {end} cannot become {state}'):
             progress.enter(state)
     assert progress.status.state is end
+
+
+def test_what_is_ready_may_be_lost():
+    progress = BuildProgress()
+    progress.enter(BuildState.VERIFYING)
+    progress.enter(BuildState.READY, 'passed')
+    for state in set(BuildState) - {BuildState.LOST}:
+        with pytest.raises(ValueError, match=f'a build that is ready cannot become {state}'):
+            progress.enter(state)
+    progress.enter(BuildState.LOST, 'the GPU failed')
+    assert progress.status.describe().endswith('the GPU failed')
+    with pytest.raises(ValueError, match='a build that is lost cannot become ready'):
+        progress.enter(BuildState.READY)
 
 
 def test_nothing_is_ready_that_was_not_verified():

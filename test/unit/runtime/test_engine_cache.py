@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from fisa_ros.core.errors import BuildCancelledError, EngineCacheError, EngineError
+from fisa_ros.core.errors import BuildCancelledError, EngineCacheError, EngineError, EngineRefusedError, GpuMemoryError
 from fisa_ros.runtime.engine_cache import PLAN_FILE, SIDECAR_FILE, BuildRecord, EngineCache
 
 from .engine_samples import KEY, MACHINE, key_number
@@ -143,6 +143,122 @@ def test_what_an_interrupted_build_left_is_not_taken_and_is_removed(cache):
     engine = cache.load_or_build(KEY, Builder())
     assert engine.plan_path.read_bytes() == b'plan'
     assert not left.exists()
+
+
+def test_what_the_builder_refuses_is_not_built_again(cache):
+    builder = Builder(error=EngineRefusedError('no kernel for Gelu'))
+    for _ in range(2):
+        with pytest.raises(EngineRefusedError, match='no kernel for Gelu'):
+            cache.load_or_build(KEY, builder)
+    assert builder.builds == 1
+    refusal = EngineCache(cache.folder).refusal(KEY, {'gate': '3'})
+    assert (refusal.reason, refusal.conditions) == ('no kernel for Gelu', {})
+    document = json.loads((cache.folder / f'{KEY.digest()}.failed.json').read_text())
+    assert document['fields'] == KEY.fields()
+    assert cache.refusal(key_number(1)) is None
+    cache.forget_refusal(KEY)
+    assert cache.load_or_build(KEY, Builder()).is_new
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        EngineError('the builder crashed with SIGSEGV'),
+        GpuMemoryError('12 MiB left'),
+        EngineCacheError('no space'),
+        BuildCancelledError('cancelled'),
+        KeyboardInterrupt(),
+    ],
+)
+def test_what_may_pass_is_built_again(cache, error):
+    builder = Builder(error=error)
+    for _ in range(2):
+        with pytest.raises(type(error)):
+            cache.load_or_build(KEY, builder)
+    assert builder.builds == 2
+    assert not list(cache.folder.glob('*.failed.json'))
+
+
+def test_a_refusal_holds_under_its_conditions(cache):
+    cache.load_or_build(KEY, Builder())
+    cache.record_refusal(KEY, 'cosine 0.5', {'gate': '3', 'reference': 'a'})
+    assert cache.refusal(KEY, {'gate': '3', 'reference': 'a'}).reason == 'cosine 0.5'
+    for others in ({'gate': '4', 'reference': 'a'}, {'gate': '3'}, {}, None):
+        assert cache.refusal(KEY, others) is None
+    # It is of use still, under other conditions.
+    assert not cache.load_or_build(KEY, Builder()).is_new
+
+
+def test_those_who_waited_for_a_refusal_do_not_build_themselves(cache):
+    builder, errors, begun = Builder(error=EngineRefusedError('no kernel')), [], threading.Event()
+
+    def build(path):
+        begun.set()
+        time.sleep(0.5)
+        return builder(path)
+
+    def start():
+        try:
+            cache.load_or_build(KEY, build)
+        except EngineRefusedError as error:
+            errors.append(str(error))
+
+    threads = [threading.Thread(target=start) for _ in range(2)]
+    threads[0].start()
+    assert begun.wait(20)
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    assert builder.builds == 1
+    assert errors[0] == 'no kernel'
+    assert errors[1].startswith('no kernel (since 20')
+
+
+def make_leftovers(folder, age_s):
+    """Leave what crashes leave: a build of another engine, a folder about to go, two files."""
+    folder.mkdir()
+    plan = folder / f'.part-{key_number(7).digest()}-abc' / 'entry' / PLAN_FILE
+    plan.parent.mkdir(parents=True)
+    plan.write_bytes(b'half a plan')
+    trash = folder / f'.part-{key_number(8).digest()}-xyz'
+    trash.mkdir()
+    files = [folder / '.part-durations.json', folder / f'.part-{key_number(9).digest()}.failed.json']
+    for file in files:
+        file.write_text('{')
+    left = [plan.parents[1], trash, *files]
+    for path in left:
+        os.utime(path, (time.time() - age_s,) * 2)
+    return left
+
+
+def test_old_leftovers_of_any_build_go_when_the_cache_is_opened(tmp_path):
+    left = make_leftovers(tmp_path / 'trt', 90_000)
+    EngineCache(tmp_path / 'trt')
+    assert not any(path.exists() for path in left)
+
+
+def test_young_leftovers_stay(tmp_path):
+    left = make_leftovers(tmp_path / 'trt', 80_000)
+    EngineCache(tmp_path / 'trt')
+    assert all(path.exists() for path in left)
+
+
+def test_what_somebody_is_at_work_on_stays_however_old(tmp_path):
+    left = make_leftovers(tmp_path / 'trt', 90_000)
+    cache = EngineCache(tmp_path / 'other')
+    cache.folder = tmp_path / 'trt'
+    with cache._locked(key_number(7).digest()), cache._locked('durations'):
+        EngineCache(tmp_path / 'trt')
+        assert [path.exists() for path in left] == [True, False, True, False]
+    EngineCache(tmp_path / 'trt')
+    assert not any(path.exists() for path in left)
+
+
+def test_leftovers_on_a_disk_that_cannot_be_written_stay(small_disk):
+    left = make_leftovers(small_disk / 'trt', 90_000)
+    subprocess.run(['mount', '-o', 'remount,ro', str(small_disk)], check=True)
+    EngineCache(small_disk / 'trt')
+    assert all(path.exists() for path in left)
 
 
 def test_discarded_engines_are_built_anew(cache):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fisa_ros.core.errors import BuildCancelledError, EngineError, GpuMemoryError, GraphsError
+from fisa_ros.core.errors import BuildCancelledError, EngineError, GpuFailedError, GpuMemoryError, GraphsError
 from fisa_ros.runtime import tensorrt_start
 from fisa_ros.runtime.build_progress import BuildProgress, BuildState
 from fisa_ros.runtime.engine_build import build_in_child
@@ -21,6 +21,8 @@ from fisa_ros.runtime.graph_files import GraphsDescription
 from .engine_builders import note_and_write
 from .engine_samples import MACHINE, sample_reference
 
+# Three frames, with three numbers of words each.
+RUNS = 9
 HERE = Path(__file__).absolute().parent
 FP16, SAFE, FP32 = 'encoder_fp16.onnx', 'encoder_fp16_safe.onnx', 'encoder.onnx'
 OUTPUTS = ('mask_logits', 'mask_embeddings', 'objectness', 'query_map', 'class_index', 'score')
@@ -41,7 +43,7 @@ class Backend:
         self.engines, self.outputs, self.is_closed = engines, outputs, False
 
     def run_graphs(self, inputs):
-        return self.outputs(inputs['image'])
+        return self.outputs(inputs)
 
     def close(self):
         self.is_closed = True
@@ -50,11 +52,15 @@ class Backend:
 
 
 class Toolkit:
-    """Engines named in `wrong` give other embeddings; plans in `broken` do not load."""
+    """Plans in `broken` do not load.
+
+    Engines in `wrong` give other embeddings, those in `narrow` other labels where words are many, and those in `fatal`
+    take the GPU down.
+    """
 
     def __init__(self, reference):
         self.reference, self.machine = reference, MACHINE
-        self.wrong, self.broken, self.judged = set(), [], 0
+        self.wrong, self.narrow, self.fatal, self.broken, self.judged = set(), set(), set(), [], 0
         self.engines, self.backends = [], []
 
     def read_machine(self):
@@ -68,13 +74,22 @@ class Toolkit:
         self.engines.append(Engine(text))
         return self.engines[-1]
 
+    def run_float32_head(self, inputs):
+        frame = [entry.tobytes() for entry in self.reference['mask_logits']].index(inputs['mask_logits'].tobytes())
+        return {name: self.reference[name][frame] for name in OUTPUTS[3:]}
+
     def open_backend(self, encoder, head, precision):
-        def outputs(image):
+        def outputs(inputs):
             self.judged += 1
+            if encoder.plan in self.fatal:
+                raise GpuFailedError('running on the GPU failed (cudaErrorIllegalAddress)')
+            image = inputs['image']
             frame = [entry.tobytes() for entry in self.reference['image']].index(image.tobytes())
             found = {name: self.reference[name][frame].copy() for name in OUTPUTS}
             if encoder.plan in self.wrong:
                 found['mask_embeddings'] = np.roll(found['mask_embeddings'], 1, -1)
+            if head.plan in self.narrow and len(inputs['is_thing']) > 100:
+                found['query_map'][:] = 0
             return found
 
         self.backends.append(Backend((encoder, head), outputs))
@@ -97,8 +112,7 @@ class Rig:
             (folder / name).write_text(name)
         self.build = build_here
 
-    def get(self, is_cancelled=lambda: False):
-        """Start as a node does: nothing is remembered but what is on disk."""
+    def open(self):
         files = {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest()
             for path in self.folder.iterdir()
@@ -110,7 +124,11 @@ class Rig:
             self.folder, description, self.toolkit, self.progress, self.cache,
             build=self.build,
         )  # fmt: skip
-        return self.supply.get(is_cancelled)
+        return self.supply
+
+    def get(self, is_cancelled=lambda: False):
+        """Start as a node does: nothing is remembered but what is on disk."""
+        return self.open().get(is_cancelled)
 
     def builds(self):
         """Return what was built since the last call."""
@@ -138,8 +156,17 @@ def test_with_real_child_processes(rig, monkeypatch):
     assert rig.get()[1].startswith('fp16-safe passed')
     assert rig.builds() == [f'{FP16} tf32', f'{SAFE} exact', 'head.onnx exact']
     assert rig.get()[1].startswith('fp16-safe passed')
-    # What could not be built is not in the cache, and is tried again.
-    assert rig.builds() == [f'{FP16} tf32']
+    # What the builder cannot make is not tried again.
+    assert rig.builds() == []
+    assert rig.supply.attempts[0].outcome == 'skipped'
+    (rig.folder / f'{FP16}.refused').unlink()
+    (rig.folder / f'{FP16}.crash').touch()
+    rig.open().forget_refusals()
+    for _ in range(2):
+        assert rig.get()[1].startswith('fp16-safe passed')
+        assert 'crashed with SIGSEGV' in rig.supply.attempts[0].reason
+        # A crash may have had any cause.
+        assert rig.builds() == [f'{FP16} tf32']
 
 
 def test_the_second_start_builds_and_verifies_nothing(rig):
@@ -147,11 +174,11 @@ def test_the_second_start_builds_and_verifies_nothing(rig):
     assert [engine.plan for engine in backend.engines] == [f'{FP16} tf32', 'head.onnx tf32']
     assert summary.startswith('fp16 passed: parity passed: cosine 1 (at least 0.999)')
     assert rig.builds() == [f'{FP16} tf32', 'head.onnx tf32']
-    assert rig.toolkit.judged == 3
+    assert rig.toolkit.judged == RUNS
     assert rig.progress.status.state is BuildState.VERIFYING
     assert rig.get()[1] == summary
     assert rig.builds() == []
-    assert rig.toolkit.judged == 3
+    assert rig.toolkit.judged == RUNS
 
 
 def test_the_sidecar_says_all(rig):
@@ -227,7 +254,7 @@ def test_what_an_engine_depends_on_makes_a_new_one(rig, change):
     change(rig)
     rig.get()
     assert f'{FP16} tf32' in rig.builds()
-    assert rig.toolkit.judged == 6
+    assert rig.toolkit.judged == 2 * RUNS
 
 
 def test_another_reference_is_judged_anew_without_a_build(rig):
@@ -237,7 +264,7 @@ def test_another_reference_is_judged_anew_without_a_build(rig):
     np.savez(rig.folder / 'reference.npz', **rig.toolkit.reference)
     rig.get()
     assert rig.builds() == []
-    assert rig.toolkit.judged == 6
+    assert rig.toolkit.judged == 2 * RUNS
 
 
 @pytest.mark.parametrize('plan', [f'{FP16} tf32', 'head.onnx tf32'])
@@ -268,6 +295,114 @@ def test_a_damaged_plan_is_built_anew(rig):
     next(path for path in rig.cache.folder.glob(f'[!.]*/{PLAN_FILE}') if 'head' in path.read_text()).write_text('head')
     rig.get()
     assert rig.builds() == ['head.onnx tf32']
+
+
+KEY_CHANGES = [
+    lambda rig: (rig.folder / FP16).write_text('retrained'),
+    lambda rig: setattr(rig.toolkit, 'machine', replace(MACHINE, tensorrt_version='11.4.0.106')),
+    lambda rig: setattr(rig.toolkit, 'machine', replace(MACHINE, gpu_name='NVIDIA Thor')),
+]
+
+
+def refuse(rig, cause):
+    """Let the first precision be refused by builder or gate, at one start."""
+    if cause == 'builder':
+        (rig.folder / f'{FP16}.refused').touch()
+    else:
+        rig.toolkit.wrong = {f'{FP16} tf32'}
+    assert rig.get()[1].startswith('fp16-safe passed')
+    assert rig.builds()[0] == f'{FP16} tf32'
+    (rig.folder / f'{FP16}.refused').unlink(missing_ok=True)
+    rig.toolkit.wrong.clear()
+    rig.toolkit.engines.clear()
+
+
+@pytest.mark.parametrize('cause', ['builder', 'gate'])
+def test_a_refusal_is_one_line_at_the_next_start(rig, caplog, cause):
+    refuse(rig, cause)
+    caplog.clear()
+    assert rig.get()[1].startswith('fp16-safe passed')
+    assert rig.builds() == []
+    assert [engine.plan for engine in rig.toolkit.engines] == [f'{SAFE} exact', 'head.onnx exact']
+    lines = [record.getMessage() for record in caplog.records if record.levelname == 'WARNING']
+    assert len(lines) == 1
+    why = 'has a node that is not supported' if cause == 'builder' else 'parity failed: cosine'
+    assert lines[0].startswith('fp16 skipped: ')
+    assert why in lines[0]
+    assert 'build_engines --retry tries it again' in lines[0]
+
+
+@pytest.mark.parametrize('cause', ['builder', 'gate'])
+@pytest.mark.parametrize('change', KEY_CHANGES)
+def test_a_refusal_is_of_its_key_alone(rig, cause, change):
+    refuse(rig, cause)
+    change(rig)
+    assert rig.get()[1].startswith('fp16 passed')
+    assert rig.builds()[0] == f'{FP16} tf32'
+
+
+@pytest.mark.parametrize('change', [
+    lambda rig: np.savez(rig.folder / 'reference.npz', **{**rig.toolkit.reference, 'more': np.zeros(1)}),
+    lambda rig: (rig.folder / 'head.onnx').write_text('another head'),
+])  # fmt: skip
+def test_a_verdict_is_not_that_of_another_reference_or_head(rig, change):
+    refuse(rig, 'gate')
+    change(rig)
+    assert rig.get()[1].startswith('fp16 passed')
+    assert f'{FP16} tf32' not in rig.builds()
+
+
+@pytest.mark.parametrize('cause', ['builder', 'gate'])
+@pytest.mark.parametrize('text', ['', '{', '[]', '{"reason": 3}', 'null', b'\xff'])
+def test_a_damaged_refusal_is_none(rig, cause, text):
+    refuse(rig, cause)
+    (path,) = rig.cache.folder.glob('*.failed.json')
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert rig.get()[1].startswith('fp16 passed')
+
+
+@pytest.mark.parametrize('cause', ['builder', 'gate'])
+def test_forgotten_refusals_are_tried_again(rig, cause):
+    refuse(rig, cause)
+    rig.open().forget_refusals()
+    assert rig.get()[1].startswith('fp16 passed')
+    # The plan too: what was judged once would be judged so again.
+    assert rig.builds()[0] == f'{FP16} tf32'
+    assert not list(rig.cache.folder.glob('*.failed.json'))
+
+
+def test_a_head_that_cannot_be_built_is_refused_with_every_encoder(rig):
+    (rig.folder / 'head.onnx.refused').touch()
+    for expected in ([f'{FP16} tf32', 'head.onnx tf32', f'{SAFE} exact', 'head.onnx exact'], []):
+        with pytest.raises(EngineError, match=r'fp32-tf32 skipped: head.onnx has a node .*fp32 skipped: head'):
+            rig.get()
+        assert rig.builds() == expected
+
+
+def test_an_engine_that_takes_the_gpu_down_ends_the_climb_once(rig):
+    rig.toolkit.fatal = {f'{FP16} tf32'}
+    with pytest.raises(GpuFailedError, match='cudaErrorIllegalAddress'):
+        rig.get()
+    assert all(engine.is_closed for engine in rig.toolkit.engines)
+    assert rig.builds() == [f'{FP16} tf32', 'head.onnx tf32'], 'it went on with a GPU that is gone'
+    assert rig.get()[1].startswith('fp16-safe passed')
+    assert 'its run ended so: running on the GPU failed' in rig.supply.attempts[0].reason
+
+
+def test_a_head_that_is_wrong_with_many_words_does_not_pass(rig):
+    rig.toolkit.narrow = {'head.onnx tf32'}
+    assert rig.get()[1].startswith('fp16-safe passed')
+    reason = rig.supply.attempts[0].reason
+    assert 'label agreement at K=1 1 (at least 0.99), label agreement at K=1002 0.' in reason
+
+
+@pytest.mark.parametrize('runs', [0, 1, 4])
+def test_cancelled_between_the_frames_of_the_gate(rig, runs):
+    with pytest.raises(BuildCancelledError):
+        rig.get(lambda: bool(rig.toolkit.backends) and rig.toolkit.judged >= runs)
+    assert rig.toolkit.judged == runs
+    assert all(engine.is_closed for engine in rig.toolkit.engines)
+    assert not list(rig.cache.folder.glob('*.failed.json'))
 
 
 def test_cancelled_while_building(rig):

@@ -1,10 +1,13 @@
 import json
 
 import numpy as np
+import onnxruntime
 import pytest
 
-from fisa_ros.core.errors import GraphsError
+from fisa_ros.core.errors import BuildCancelledError, GraphsError
+from fisa_ros.runtime import graph_files
 from fisa_ros.runtime.parity_gate import ParityGate, ParityVerdict
+from fisa_ros.runtime.tensorrt_start import TensorRtToolkit
 
 from .engine_samples import sample_reference
 
@@ -220,3 +223,88 @@ def test_reference_files(tmp_path):
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(GraphsError, match=r'reference\.npz cannot be read'):
         ParityGate.open(path)
+
+
+class ToyEngines:
+    """The toy's graphs on ONNX Runtime, with a head that may be wrong at some numbers of words."""
+
+    def __init__(self, folder, manifest):
+        self.toolkit = TensorRtToolkit(folder, graph_files.open_graphs(folder, manifest), 0)
+        self.gate = ParityGate.open(folder / graph_files.REFERENCE_FILE, head=self.toolkit.run_float32_head)
+        path = str(folder / graph_files.ENCODER_FILE)
+        self.encoder = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+        self.sizes = []
+
+    def judge(self, change=lambda outputs, words: None, is_cancelled=lambda: False):
+        def run(inputs):
+            self.sizes.append(inputs['synonym_mask'].shape)
+            given = {name: inputs[name] for name in graph_files.ENCODER_INPUTS}
+            encoded = dict(zip(graph_files.ENCODER_OUTPUTS, self.encoder.run(None, given), strict=True))
+            words = {name: inputs[name] for name in graph_files.HEAD_INPUTS if name in inputs}
+            outputs = {**encoded, **self.toolkit.run_float32_head({**words, **encoded})}
+            change(outputs, len(inputs['is_thing']))
+            return outputs
+
+        return self.gate.judge(run, is_cancelled)
+
+
+@pytest.fixture
+def engines(toy_graphs, toy_manifest):
+    return ToyEngines(toy_graphs, toy_manifest)
+
+
+def test_the_head_is_judged_with_one_word_and_with_many(engines):
+    seen = {}
+
+    def note(outputs, words):
+        shown = np.unique(outputs['query_map'])
+        seen.setdefault(words, set()).update(outputs['class_index'][shown[shown > 0] - 1].tolist())
+
+    verdict = engines.judge(note)
+    assert verdict.passed, verdict.describe()
+    assert engines.sizes == [(7, 3)] * 8 + [(1, 1)] * 4 + [(1001, 3)] * 4
+    assert list(values(verdict))[3:] == ['label agreement at K=1', 'label agreement at K=1001']
+    # Or there would be nothing to compare.
+    assert seen[1] == {0}
+    assert seen[1001]
+    assert min(seen[1001]) >= 994, 'the words of the reference are the last ones'
+
+
+def forget(outputs, rows):
+    """Lose the masks of some classes, as a kernel that does not reach them."""
+    lost = np.flatnonzero(np.isin(outputs['class_index'], rows)) + 1
+    outputs['query_map'][np.isin(outputs['query_map'], lost)] = 0
+
+
+@pytest.mark.parametrize('words', [1, 1001])
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        lambda outputs: forget(outputs, range(2000)),
+        lambda outputs: outputs['class_index'].__iadd__(1),
+        lambda outputs: outputs['score'].__imul__(0.5),
+        lambda outputs: outputs['score'].__setitem__(0, np.nan),
+        lambda outputs: outputs['query_map'].__setitem__((0, 0), 99),
+    ],
+)
+def test_a_head_that_is_wrong_at_one_number_of_words_does_not_pass(engines, words, wrong):
+    verdict = engines.judge(lambda outputs, number: wrong(outputs) if number == words else None)
+    assert all(check.is_met for check in verdict.checks[:3])
+    assert not verdict.passed
+
+
+def test_words_behind_the_first_thousand_count(engines):
+    assert not engines.judge(lambda outputs, words: forget(outputs, range(994, 1001)) if words > 7 else None).passed
+
+
+def test_what_is_wrong_already_is_not_judged_further(engines):
+    verdict = engines.judge(lambda outputs, words: outputs['mask_embeddings'].__imul__(-1))
+    assert not verdict.passed
+    assert set(engines.sizes) == {(7, 3)}
+
+
+@pytest.mark.parametrize('frames', [0, 3, 8, 12, 15])
+def test_judging_can_be_cancelled_before_each_frame(engines, frames):
+    with pytest.raises(BuildCancelledError):
+        engines.judge(is_cancelled=lambda: len(engines.sizes) == frames)
+    assert len(engines.sizes) == frames

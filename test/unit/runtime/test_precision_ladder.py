@@ -1,6 +1,6 @@
 import pytest
 
-from fisa_ros.core.errors import BuildCancelledError, EngineCacheError, EngineError, GpuMemoryError
+from fisa_ros.core.errors import BuildCancelledError, EngineCacheError, EngineError, GpuFailedError, GpuMemoryError
 from fisa_ros.runtime.parity_gate import Check, ParityVerdict
 from fisa_ros.runtime.precision_ladder import RUNGS, Outcome, climb
 
@@ -19,8 +19,8 @@ class Tries:
         self.cosines, self.build_errors = cosines, build_errors or {}
         self.built, self.dropped = [], []
 
-    def climb(self, files=ALL):
-        return climb(self.build, self.judge, self.dropped.append, files)
+    def climb(self, files=ALL, **options):
+        return climb(self.build, self.judge, self.dropped.append, files, **options)
 
     def build(self, rung):
         if rung.name in self.build_errors:
@@ -86,7 +86,14 @@ def test_a_rung_that_does_not_run_is_wrong():
 
 
 @pytest.mark.parametrize(
-    'error', [EngineCacheError('disk full'), GpuMemoryError('2 GiB'), BuildCancelledError('stop'), RuntimeError('bug')]
+    'error',
+    [
+        EngineCacheError('disk full'),
+        GpuMemoryError('2 GiB'),
+        BuildCancelledError('stop'),
+        GpuFailedError('gone'),
+        RuntimeError('bug'),
+    ],
 )
 def test_what_every_rung_would_meet_ends_the_climb(error):
     tries = Tries({'fp32': 1.0}, {'fp16': error})
@@ -97,3 +104,18 @@ def test_what_every_rung_would_meet_ends_the_climb(error):
     with pytest.raises(type(error), match=str(error)):
         tries.climb()
     assert tries.dropped == ['fp16']
+
+
+def test_a_rung_that_is_refused_is_not_tried():
+    tries = Tries({'fp16': 1.0, 'fp16-safe': 1.0})
+    found = tries.climb(refusal=lambda rung: 'no kernel' if rung.name == 'fp16' else None)
+    assert tries.built == ['fp16-safe']
+    assert found.attempts[0].describe() == 'fp16 skipped: no kernel'
+
+
+@pytest.mark.parametrize('count', range(3))
+def test_a_climb_can_be_cancelled_before_each_rung(count):
+    tries = Tries({})
+    with pytest.raises(BuildCancelledError):
+        tries.climb(is_cancelled=lambda: len(tries.built) == count)
+    assert tries.built == tries.dropped == NAMES[:count]

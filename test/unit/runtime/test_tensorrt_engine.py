@@ -7,10 +7,10 @@ import types
 
 import pytest
 
-from fisa_ros.core.errors import BackendUnavailableError, EngineError
+from fisa_ros.core.errors import BackendUnavailableError, EngineError, EngineRefusedError, GpuMemoryError
 from fisa_ros.runtime import tensorrt_start
 from fisa_ros.runtime.engine_layers import half_layer_share
-from fisa_ros.runtime.tensorrt_engine import TensorRtEngine, free_memory_bytes
+from fisa_ros.runtime.tensorrt_engine import TensorRtEngine, _fresh_logger, _required, _shared_logger, free_memory_bytes
 
 
 def layer(*types_, key='Format/Datatype'):
@@ -99,3 +99,52 @@ def test_a_plan_of_another_version_is_an_error_with_the_words_of_tensorrt(monkey
     plan.write_bytes(b'old')
     with pytest.raises(EngineError, match=rf'TensorRT 10\.16\.1\.11 cannot load {plan}: Version tag does not match'):
         TensorRtEngine(plan)
+
+
+@pytest.fixture
+def logger(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'tensorrt', types.SimpleNamespace(ILogger=FakeLogger))
+    _shared_logger.cache_clear()
+    yield _fresh_logger()
+    _shared_logger.cache_clear()
+
+
+ERROR, WARNING, INFO = 1, 2, 3
+
+
+@pytest.mark.parametrize(
+    ('messages', 'error'),
+    [
+        ([(ERROR, 'Error Code 9: Internal Error (Gelu: unsupported types)')], EngineRefusedError),
+        ([(INFO, 'tactics'), (ERROR, 'Error Code 10: Could not find any implementation for node A.')],
+         EngineRefusedError),
+        ([(ERROR, 'Error Code 1: Cuda Runtime (out of memory)')], GpuMemoryError),
+        ([(ERROR, 'Error Code 1: CUDA_ERROR_OUT_OF_MEMORY')], GpuMemoryError),
+        ([(ERROR, 'Error Code 1: Cuda Runtime (an illegal memory access was encountered)')], EngineError),
+        ([(ERROR, 'CUDA initialization failure with error: 999')], EngineError),
+        ([(ERROR, 'Could not find any implementation for node A due to insufficient workspace.')], EngineError),
+        ([(WARNING, 'Skipping tactic 0 due to insuficient memory on requested size of 29147520.'),
+          (ERROR, 'Error Code 10: Could not find any implementation for node A.')], EngineError),
+        ([(WARNING, 'Tactic Device request: 34024MB Available: 24217MB. Device memory is insufficient to use tactic.'),
+          (ERROR, 'Error Code 10: Could not find any implementation for node A.')], EngineError),
+        ([], EngineError),
+    ],
+)  # fmt: skip
+def test_only_what_would_fail_again_is_a_refusal(logger, messages, error):
+    for severity, text in messages:
+        logger.log(severity, text)
+    with pytest.raises(error, match='TensorRT cannot build it') as caught:
+        _required(None, 'TensorRT cannot build it', logger, is_final=True)
+    assert caught.type is error
+    # What is short of nothing but a GPU may be there at the next try.
+    with pytest.raises(EngineError if error is EngineRefusedError else error) as caught:
+        _required(None, 'TensorRT cannot start', logger)
+    assert caught.type is not EngineRefusedError
+
+
+def test_memory_of_an_earlier_build_is_forgotten(logger):
+    logger.log(WARNING, 'insufficient memory')
+    fresh = _fresh_logger()
+    fresh.log(ERROR, 'unsupported types')
+    with pytest.raises(EngineRefusedError):
+        _required(None, 'cannot build', fresh, is_final=True)
