@@ -50,7 +50,8 @@ def build_diagnostics(
             status = backend.status
             values['engines'] = status.build.describe()
             if status.is_degraded:
-                level, message = DiagnosticStatus.WARN, f'{message}; {status.describe()}'
+                level = DiagnosticStatus.ERROR if status.is_lost else DiagnosticStatus.WARN
+                message = f'{message}; {status.describe()}'
     statuses = [_status(level, f'{node_name}: model', message, hardware_id, values)]
     for topic, (report, depth) in reports.items():
         level, message = _judge(report, is_running)

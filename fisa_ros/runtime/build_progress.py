@@ -19,14 +19,17 @@ class BuildState(StrEnum):
     READY = 'ready'
     FAILED = 'failed'
     CANCELLED = 'cancelled'
+    LOST = 'lost'
 
 
-_ENDS = frozenset({BuildState.READY, BuildState.FAILED, BuildState.CANCELLED})
+_ENDS = frozenset({BuildState.READY, BuildState.FAILED, BuildState.CANCELLED, BuildState.LOST})
 _NEXT = {
     BuildState.ABSENT: {BuildState.BUILDING, BuildState.VERIFYING, BuildState.FAILED, BuildState.CANCELLED},
     BuildState.BUILDING: {BuildState.BUILDING, BuildState.VERIFYING, BuildState.FAILED, BuildState.CANCELLED},
     BuildState.VERIFYING: {BuildState.BUILDING, BuildState.READY, BuildState.FAILED, BuildState.CANCELLED},
     **{state: set[BuildState]() for state in _ENDS},
+    BuildState.READY: {BuildState.LOST},
+    BuildState.LOST: {BuildState.LOST},
 }
 
 

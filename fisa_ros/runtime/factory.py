@@ -84,15 +84,15 @@ def _tensorrt(manifest: ModelManifest, device: str, precision: str) -> Backend:
     """Start TensorRT behind ONNX Runtime, which serves until engines are ready, and for good where they cannot be."""
     if device == 'cpu':
         raise BackendUnavailableError("back-end 'tensorrt' runs on a GPU, got device 'cpu'")
-    # On the CPU, as other work on the GPU would spoil what the builder measures there.
-    fallback = _onnxruntime(manifest, 'cpu', precision)
+
+    def open_fallback() -> Backend:
+        # On the CPU, as other work on the GPU would spoil what the builder measures there, and as the GPU may fail.
+        return _onnxruntime(manifest, 'cpu', precision)
+
     try:
-        return _start_tensorrt(manifest, device, precision, fallback)
+        return _start_tensorrt(manifest, device, precision, open_fallback)
     except BackendUnavailableError as error:
-        return _unavailable(fallback, error)
-    except BaseException:
-        fallback.close()
-        raise
+        return _unavailable(open_fallback, error)
 
 
 def _installed_tensorrt(manifest: ModelManifest, device: str, precision: str) -> Backend:
@@ -103,7 +103,9 @@ def _installed_tensorrt(manifest: ModelManifest, device: str, precision: str) ->
     return _tensorrt(manifest, device, precision)
 
 
-def _start_tensorrt(manifest: ModelManifest, device: str, precision: str, fallback: Backend) -> Backend:
+def _start_tensorrt(
+    manifest: ModelManifest, device: str, precision: str, open_fallback: Callable[[], Backend]
+) -> Backend:
     from fisa_ros.runtime.tensorrt_start import start_tensorrt
 
     index = int(device.partition(':')[2] or 0)
@@ -113,18 +115,18 @@ def _start_tensorrt(manifest: ModelManifest, device: str, precision: str, fallba
             f"back-end 'tensorrt' needs GPU {index} of NVIDIA, and its driver shows {num_gpus}: install or mend the "
             'driver, or choose another device or back-end'
         )
-    return start_tensorrt(manifest, graphs_folder(manifest), fallback, index, precision)
+    return start_tensorrt(manifest, graphs_folder(manifest), open_fallback, index, precision)
 
 
-def _unavailable(fallback: Backend, error: BackendUnavailableError) -> Backend:
-    """Return a back-end that serves with `fallback` and says why it is not the one that was asked for."""
+def _unavailable(open_fallback: Callable[[], Backend], error: BackendUnavailableError) -> Backend:
+    """Return a back-end that serves with the fallback and says why it is not the one that was asked for."""
     from fisa_ros.runtime.build_progress import BuildProgress
     from fisa_ros.runtime.switching_backend import SwitchingBackend
 
     def prepare(_: object) -> NoReturn:
         raise error
 
-    return SwitchingBackend(fallback, prepare, BuildProgress())
+    return SwitchingBackend(open_fallback, prepare, BuildProgress())
 
 
 def _torch(manifest: ModelManifest, device: str, precision: str) -> Backend:

@@ -2,22 +2,29 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+import functools
 import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fisa_ros.core.errors import BackendUnavailableError
+from fisa_ros.core.errors import BackendUnavailableError, GpuFailedError
 from fisa_ros.core.manifest import ModelManifest
 from fisa_ros.runtime.backend import Backend
 from fisa_ros.runtime.build_progress import BuildProgress
 from fisa_ros.runtime.engine_cache import EngineCache
+from fisa_ros.runtime.engine_inputs import MAX_CLASSES
 from fisa_ros.runtime.engine_key import Machine
 from fisa_ros.runtime.engine_supply import EngineSupply
-from fisa_ros.runtime.graph_files import ENCODER_FILE, GraphsDescription, open_graphs
+from fisa_ros.runtime.graph_files import ENCODER_FILE, HEAD_FILE, HEAD_OUTPUTS, GraphsDescription, open_graphs
+from fisa_ros.runtime.parity_gate import Arrays
 from fisa_ros.runtime.precision_ladder import RUNGS, Attempt
 from fisa_ros.runtime.switching_backend import SwitchingBackend
 from fisa_ros.runtime.tensorrt_backend import TensorRtBackend
 from fisa_ros.runtime.tensorrt_engine import TensorRtEngine, read_machine
 from fisa_ros.runtime.text_graph import TextGraph
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 _NEEDED = {
     'tensorrt': 'on a Jetson apt install python3-libnvinfer (part of JetPack), elsewhere pip install tensorrt-cu13',
@@ -26,6 +33,8 @@ _NEEDED = {
     'tokenizers': 'pip install tokenizers',
     'ftfy': 'pip install ftfy',
 }
+# GPUs that failed in this process, and how: CUDA lets nothing run there until it is started again.
+_lost_gpus: dict[int, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,17 @@ class TensorRtToolkit:
         """See `Toolkit.open_engine`."""
         return TensorRtEngine(plan)
 
+    def run_float32_head(self, inputs: Arrays) -> Arrays:
+        """See `Toolkit.run_float32_head`; runs on ONNX Runtime."""
+        found = self._float32_head.run(HEAD_OUTPUTS, dict(inputs))
+        return dict(zip(HEAD_OUTPUTS, found, strict=True))
+
+    @functools.cached_property
+    def _float32_head(self) -> 'onnxruntime.InferenceSession':
+        from fisa_ros.runtime.onnxruntime_backend import open_session, session_options
+
+        return open_session(self._folder / HEAD_FILE, session_options(threads=1))
+
     def open_backend(self, encoder: TensorRtEngine, head: TensorRtEngine, precision: str) -> TensorRtBackend:
         """See `Toolkit.open_backend`."""
         try:
@@ -75,27 +95,48 @@ class TensorRtToolkit:
 def start_tensorrt(
     manifest: ModelManifest,
     folder: Path,
-    fallback: Backend,
+    open_fallback: Callable[[], Backend],
     device: int = 0,
     precision: str = 'auto',
     cache: EngineCache | None = None,
 ) -> SwitchingBackend:
-    """Return a back-end that serves with `fallback` at once and with TensorRT when its engines are ready.
+    """Return a back-end that serves with a fallback at once and with TensorRT when its engines are ready.
+
+    Where the GPU fails while it serves, the fallback serves again, and in this process that GPU is not used any more.
 
     Args:
         manifest: The model.
         folder: Its exported graphs.
-        fallback: Owned by the result, but not if an error is raised.
+        open_fallback: Opens the fallback, now and after a failure of the GPU.
         device: Number of the GPU.
         precision: "auto" begins with half precision; "fp32" leaves it out.
         cache: Where engines are kept; the user's cache by default.
 
     Raises:
-        BackendUnavailableError: TensorRT, CUDA or ONNX Runtime are missing; the text says what to install.
+        BackendUnavailableError: TensorRT, CUDA or ONNX Runtime are missing, and the text says what to install; or the
+            GPU has failed in this process.
         GraphsError: The graphs are missing, damaged or of another model.
     """
+    if device in _lost_gpus:
+        raise BackendUnavailableError(
+            f'GPU {device} failed, and is not used until the process is started again: {_lost_gpus[device]}'
+        )
     supply, progress = _supply(manifest, folder, device, precision, cache)
-    return SwitchingBackend(fallback, supply.get, progress)
+
+    def prepare(is_cancelled: Callable[[], bool]) -> tuple[Backend, str]:
+        try:
+            return supply.get(is_cancelled)
+        except GpuFailedError as error:
+            _lost_gpus[device] = str(error)
+            raise
+
+    return SwitchingBackend(
+        open_fallback,
+        prepare,
+        progress,
+        max_classes=MAX_CLASSES,
+        on_lost=lambda reason: _lost_gpus.update({device: reason}),
+    )
 
 
 def build_engines(
@@ -105,6 +146,7 @@ def build_engines(
     precision: str = 'auto',
     cache: EngineCache | None = None,
     *,
+    retry: bool = False,
     tell: Callable[[BuildProgress], None] = lambda progress: None,
     is_cancelled: Callable[[], bool] = lambda: False,
 ) -> EnginesReport:
@@ -116,6 +158,7 @@ def build_engines(
         device: Number of the GPU.
         precision: "auto" begins with half precision; "fp32" leaves it out.
         cache: Where engines are kept; the user's cache by default.
+        retry: Whether precisions that could not be built, or did not pass, at an earlier time are tried once more.
         tell: Gets what can be asked for the progress.
         is_cancelled: Asked several times a second.
 
@@ -129,6 +172,8 @@ def build_engines(
     """
     supply, progress = _supply(manifest, folder, device, precision, cache)
     tell(progress)
+    if retry:
+        supply.forget_refusals()
     backend, verdict = supply.get(is_cancelled)
     backend.close()
     return EnginesReport(supply.attempts, verdict)

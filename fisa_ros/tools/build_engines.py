@@ -39,6 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--graphs', type=Path, help='folder of the exported graphs (default: in the cache)')
     parser.add_argument('--gpu', type=int, default=0, help='number of the GPU (default: %(default)s)')
     parser.add_argument('--precision', choices=PRECISIONS, default='auto', help='(default: %(default)s)')
+    parser.add_argument(
+        '--retry', action='store_true', help='try again what could not be built or did not pass at an earlier time'
+    )
     parser.add_argument('--json', action='store_true', help='print one JSON object')
     return parser
 
@@ -59,6 +62,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             options.graphs or graphs_folder(manifest),
             options.gpu,
             options.precision,
+            retry=options.retry,
             tell=teller.start,
             is_cancelled=stop.is_set,
         )

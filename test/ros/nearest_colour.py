@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fisa_ros.core.errors import EngineError
 from fisa_ros.core.manifest import ModelManifest, WeightsFile
 from fisa_ros.core.results import PanopticResult
 from fisa_ros.core.thresholds import Thresholds
@@ -18,6 +19,8 @@ from fisa_ros.node import camera_outputs
 from fisa_ros.node.segment_node import run
 from fisa_ros.pipeline.segmenter import Segmenter
 from fisa_ros.runtime.backend import RawSegmentation
+from fisa_ros.runtime.build_progress import BuildProgress, BuildState
+from fisa_ros.runtime.switching_backend import SwitchingBackend
 
 # Two words for each colour, so that two vocabularies can see the same things.
 COLORS = {
@@ -39,6 +42,7 @@ class NearestColour:
     embedding_dim = 3
     precision = 'fp32'
     num_semantic_tokens = 4
+    max_classes = None
 
     def __init__(self, segment_s: float, encode_s: float) -> None:
         self._segment_s = segment_s
@@ -85,11 +89,38 @@ MANIFEST = ModelManifest(
 )
 
 
+class FailingGpu(NearestColour):
+    """Serves no frame after the one that warms it up."""
+
+    name, device = 'nearest-colour-gpu', 'cuda:0'
+
+    def segment(self, *args: Any) -> RawSegmentation:
+        if self._is_warm:
+            raise EngineError('running on the GPU failed')
+        return super().segment(*args)
+
+
+def make_switching(segment_s: float, encode_s: float) -> SwitchingBackend:
+    """Return a back-end whose GPU is ready at once and fails with the second frame."""
+    progress = BuildProgress()
+
+    def prepare(_: object) -> tuple[FailingGpu, str]:
+        progress.enter(BuildState.VERIFYING)
+        return FailingGpu(segment_s, encode_s), 'passed'
+
+    backend = SwitchingBackend(lambda: NearestColour(segment_s, encode_s), prepare, progress)
+    assert backend.wait(10)
+    return backend
+
+
 class FailingSegmenter(Segmenter):
     """Breaks down on images of one width."""
 
-    def __init__(self, segment_s: float, encode_s: float, broken_width: int | None) -> None:
-        super().__init__(NearestColour(segment_s, encode_s), MANIFEST)
+    def __init__(
+        self, segment_s: float, encode_s: float, broken_width: int | None, *, is_gpu_failing: bool = False
+    ) -> None:
+        make = make_switching if is_gpu_failing else NearestColour
+        super().__init__(make(segment_s, encode_s), MANIFEST)
         self._broken_width = broken_width
 
     def segment(self, image: NDArray[np.uint8], *args: Any) -> PanopticResult:
@@ -117,6 +148,8 @@ def main() -> int:
     parser.add_argument('--encode-s', type=float, default=0.0)
     parser.add_argument('--fail-to-load', action='store_true')
     parser.add_argument('--fail-on-width', type=int)
+    parser.add_argument('--fail-gpu', action='store_true')
+    parser.add_argument('--max-classes', type=int)
     parser.add_argument('--count-overlays', action='store_true')
     options, ros_args = parser.parse_known_args()
 
@@ -129,7 +162,12 @@ def main() -> int:
             time.sleep(0.05)
         if options.fail_to_load:
             raise ZeroDivisionError
-        return FailingSegmenter(options.segment_s, options.encode_s, options.fail_on_width)
+        segmenter = FailingSegmenter(
+            options.segment_s, options.encode_s, options.fail_on_width, is_gpu_failing=options.fail_gpu
+        )
+        if options.max_classes:
+            segmenter.backend.max_classes = options.max_classes
+        return segmenter
 
     return run([sys.argv[0], *ros_args], factory)
 

@@ -66,3 +66,21 @@ def test_silence_work_and_trouble_of_a_camera(client, start_node, colours, repor
 
     client.spin_until(lambda: latest(reports, '/image').level == DiagnosticStatus.STALE)
     assert latest(reports, '/image').message.startswith('no image for')
+
+def test_a_gpu_that_fails_for_good(client, start_node, colours, reports) -> None:
+    """Frames go on, and the node says that it is not well."""
+    start_node('--fail-gpu', vocabulary=colours)
+    client.spin_until(lambda: reports and values(latest(reports, ': model')).get('backend') == 'nearest-colour-gpu')
+    assert latest(reports, ': model').level == DiagnosticStatus.OK
+    masks = client.listen('segmentation/mask', Image)
+    client.connect()
+    client.publish_until(lambda: masks and latest(reports, ': model').level == DiagnosticStatus.ERROR)
+    status = latest(reports, ': model')
+    reason = 'nearest-colour-gpu failed 5 frames in a row, at last so: running on the GPU failed'
+    assert 'nearest-colour on cpu serves; lost, ' in status.message
+    assert reason in status.message
+    assert reason in values(status)['engines']
+    assert (values(status)['backend'], values(status)['device']) == ('nearest-colour', 'cpu')
+    # The fifth was answered.
+    client.spin_until(lambda: values(latest(reports, '/image'))['refused'] == '4')
+    assert 'running on the GPU failed' in values(latest(reports, '/image'))['last_error']

@@ -48,7 +48,7 @@ class SimulatedCuda(types.ModuleType):
         self.device, self.host, self.streams, self.graphs = {}, {}, {}, {}
         self.capturing, self.copied, self.launches = {}, [], 0
         self.ended = 0
-        self.can_capture, self.failure = True, None
+        self.can_capture, self.failure, self.is_failure_sticky = True, None, False
 
     # What a fake engine needs.
 
@@ -72,6 +72,8 @@ class SimulatedCuda(types.ModuleType):
         return Code.cudaSuccess, self.gpus
 
     def cudaSetDevice(self, device):
+        if self.failure and self.is_failure_sticky:
+            return (self.failure,)
         return (Code.cudaSuccess if device < self.gpus else Code.cudaErrorNoDevice,)
 
     def cudaDeviceGetAttribute(self, attr, device):
@@ -117,7 +119,8 @@ class SimulatedCuda(types.ModuleType):
         queue = self.streams[int(stream)]
         while queue:
             queue.popleft()()
-        code, self.failure = self.failure or Code.cudaSuccess, None
+        code = self.failure or Code.cudaSuccess
+        self.failure = self.failure if self.is_failure_sticky else None
         return (code,)
 
     def cudaStreamDestroy(self, stream):

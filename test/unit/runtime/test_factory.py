@@ -37,13 +37,13 @@ def backends(monkeypatch):
     monkeypatch.setattr('fisa_ros.runtime.tensorrt_start.require_tensorrt', lambda: None)
     monkeypatch.setattr(
         'fisa_ros.runtime.tensorrt_start.start_tensorrt',
-        lambda manifest, folder, fallback, device, precision: ('tensorrt', device, fallback.name),
+        lambda manifest, folder, open_fallback, device, precision: ('tensorrt', device, open_fallback().name),
     )
 
 
 class Loaded:
     name, device = 'onnxruntime', 'cpu'
-    image_size_hw, embedding_dim, num_semantic_tokens = (8, 8), 4, 2
+    image_size_hw, embedding_dim, num_semantic_tokens, max_classes = (8, 8), 4, 2, None
 
     def __init__(self, manifest, folder, precision):
         assert folder == graphs_folder(manifest)
@@ -135,13 +135,13 @@ def test_tensorrt_that_cannot_be_is_onnxruntime_and_says_why(
 
 
 @pytest.mark.usefixtures('backends')
-def test_a_fallback_is_closed_when_tensorrt_does_not_start(color_manifest, monkeypatch):
+def test_no_fallback_is_left_open_when_tensorrt_does_not_start(color_manifest, monkeypatch):
     monkeypatch.setattr('fisa_ros.runtime.factory._count_gpus', lambda: 1)
     monkeypatch.setattr('fisa_ros.runtime.tensorrt_start.start_tensorrt', missing(GraphsError('no graphs')))
     loaded.clear()
     with pytest.raises(GraphsError, match='no graphs'):
         create_backend(color_manifest, 'tensorrt')
-    assert [entry.is_closed for entry in loaded] == [True]
+    assert all(entry.is_closed for entry in loaded)
 
 
 def test_auto_without_exported_graphs_is_torch_and_says_how_to_export(color_manifest, monkeypatch, caplog):

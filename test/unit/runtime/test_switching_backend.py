@@ -4,10 +4,10 @@ import time
 import numpy as np
 import pytest
 
-from fisa_ros.core.errors import BuildCancelledError, EngineError
+from fisa_ros.core.errors import BuildCancelledError, EngineError, GpuMemoryError, GraphsError
 from fisa_ros.runtime.backend import RawSegmentation
 from fisa_ros.runtime.build_progress import BuildProgress, BuildState
-from fisa_ros.runtime.switching_backend import SwitchingBackend
+from fisa_ros.runtime.switching_backend import MAX_FAILED_FRAMES, SwitchingBackend
 
 IMAGE = np.zeros((4, 4, 3), np.uint8)
 
@@ -15,11 +15,12 @@ IMAGE = np.zeros((4, 4, 3), np.uint8)
 class Backend:
     """Counts calls, and fails when one meets a closed one."""
 
-    precision, image_size_hw, embedding_dim, num_semantic_tokens = 'fp32', (4, 4), 8, 32
+    precision, image_size_hw, embedding_dim, num_semantic_tokens, max_classes = 'fp32', (4, 4), 8, 32, None
 
     def __init__(self, name, device, number):
         self.name, self.device, self.number = name, device, number
         self.closed, self.frames = 0, 0
+        self.error = None
         self.entered, self.go_on = threading.Event(), threading.Event()
         self.go_on.set()
 
@@ -28,6 +29,8 @@ class Backend:
         self.go_on.wait(20)
         assert not self.closed, f'{self.name} was closed within a frame'
         self.frames += 1
+        if self.error is not None:
+            raise self.error
         return RawSegmentation(np.full((2, 2), self.number), np.zeros(1, np.int64), np.zeros(1, np.float32))
 
     def encode_text(self, sentences):
@@ -43,6 +46,7 @@ class Rig:
         self.slow, self.fast = Backend('onnxruntime', 'cpu', 1), Backend('tensorrt', 'cuda:0', 2)
         self.progress, self.go = BuildProgress(), threading.Event()
         self.error, self.was_cancelled = None, False
+        self.opened, self.lost = [], []
 
     def prepare(self, is_cancelled):
         self.progress.enter(BuildState.BUILDING, 'fp16 encoder', 252.0)
@@ -55,9 +59,29 @@ class Rig:
         self.progress.enter(BuildState.VERIFYING, 'fp16')
         return self.fast, 'fp16 passed: cosine 0.9999'
 
-    def start(self):
-        self.backend = SwitchingBackend(self.slow, self.prepare, self.progress)
+    def open_fallback(self):
+        self.opened.append(Backend('onnxruntime', 'cpu', 3) if self.opened else self.slow)
+        return self.opened[-1]
+
+    def start(self, **options):
+        self.backend = SwitchingBackend(
+            self.open_fallback, self.prepare, self.progress, on_lost=self.lost.append, **options
+        )
         return self.backend
+
+    def start_better(self):
+        backend = self.start()
+        self.go.set()
+        assert backend.wait(20)
+        assert backend.name == 'tensorrt'
+        return backend
+
+    def fail(self, frames, error=None):
+        """Let frames fail that the better one gets."""
+        self.fast.error = error or EngineError('running on the GPU failed')
+        for _ in range(frames):
+            with pytest.raises(type(self.fast.error), match='running on the GPU failed'):
+                number_of(self.backend)
 
 
 @pytest.fixture
@@ -66,7 +90,7 @@ def rig():
     yield rig
     rig.go.set()
     rig.backend.close()
-    assert rig.slow.closed == 1
+    assert all(backend.closed == 1 for backend in rig.opened)
 
 
 def number_of(backend):
@@ -228,3 +252,152 @@ def test_a_back_end_without_stages_is_timed_as_a_whole(rig):
     assert (raw.query_map == 1).all()
     assert list(stages_ms) == ['networks']
     assert rig.slow.frames == 1
+
+
+def wait_until(is_so):
+    end_s = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < end_s
+        time.sleep(0.005)
+
+
+def test_a_better_one_that_fails_for_good_is_given_up(rig, caplog):
+    backend = rig.start_better()
+    assert number_of(backend) == 2
+    rig.fail(MAX_FAILED_FRAMES - 1)
+    assert not backend.status.is_lost
+    # Answered by the fallback, which is opened anew.
+    assert number_of(backend) == 3
+    assert (backend.name, backend.device) == ('onnxruntime', 'cpu')
+    status = backend.status
+    assert status.is_lost
+    assert status.is_degraded
+    assert status.build.state is BuildState.LOST
+    reason = 'tensorrt failed 5 frames in a row, at last so: running on the GPU failed'
+    assert status.build.what == reason
+    assert rig.lost == [reason]
+    assert [record.getMessage() for record in caplog.records if record.levelname == 'ERROR'] == [
+        f'onnxruntime on cpu serves until the node is started again: {reason}'
+    ]
+    tried = rig.fast.frames
+    assert [number_of(backend) for _ in range(20)] == [3] * 20
+    assert backend.encode_text(['a'])[0, 0] == 3
+    assert rig.fast.frames == tried, 'what failed was used again'
+    wait_until(lambda: rig.fast.closed)
+    assert rig.fast.closed == 1
+
+
+def test_a_frame_that_succeeds_begins_the_count_anew(rig):
+    backend = rig.start_better()
+    for _ in range(3):
+        rig.fail(MAX_FAILED_FRAMES - 1)
+        rig.fast.error = None
+        assert number_of(backend) == 2
+    assert not backend.status.is_degraded
+    assert len(rig.opened) == 1
+
+
+@pytest.mark.parametrize(
+    'error', [GpuMemoryError('running on the GPU failed: memory'), ValueError('running on the GPU failed: image')]
+)
+def test_other_errors_are_no_reason_to_give_up(rig, error):
+    backend = rig.start_better()
+    rig.fail(3 * MAX_FAILED_FRAMES, error)
+    assert backend.name == 'tensorrt'
+    assert len(rig.opened) == 1
+
+
+def test_a_fallback_that_fails_is_not_replaced(rig):
+    backend = rig.start()
+    rig.slow.error = EngineError('bad frame')
+    for _ in range(3 * MAX_FAILED_FRAMES):
+        with pytest.raises(EngineError, match='bad frame'):
+            number_of(backend)
+    assert len(rig.opened) == 1
+
+
+@pytest.mark.parametrize('how', ['raises', 'hangs'])
+def test_what_failed_may_not_come_back_from_being_freed(rig, how, caplog):
+    backend = rig.start_better()
+    is_entered, may_end = threading.Event(), threading.Event()
+
+    def close():
+        rig.fast.closed += 1
+        is_entered.set()
+        if how == 'raises':
+            raise RuntimeError('an illegal memory access was encountered')
+        may_end.wait(60)
+
+    rig.fast.close = close
+    rig.fail(MAX_FAILED_FRAMES - 1)
+    assert number_of(backend) == 3
+    assert is_entered.wait(20)
+    backend.close()
+    assert not may_end.is_set()
+    may_end.set()
+    if how == 'raises':
+        wait_until(lambda: 'tensorrt, which failed, could not be freed' in caplog.text)
+
+
+def test_a_fallback_that_cannot_be_opened_is_tried_again(rig):
+    backend, opens = rig.start_better(), rig.open_fallback
+
+    def fail():
+        raise GraphsError('head.onnx is damaged')
+
+    backend._open_fallback = fail
+    rig.fail(MAX_FAILED_FRAMES - 1)
+    with pytest.raises(EngineError, match=r'failed 5 frames in a row.* cannot be opened: head.onnx is damaged'):
+        number_of(backend)
+    assert backend.status.is_lost
+    assert 'head.onnx is damaged' in backend.status.describe()
+    rig.fail(MAX_FAILED_FRAMES - 1)
+    backend._open_fallback = opens
+    assert number_of(backend) == 3
+    assert backend.status.is_lost
+    assert 'head.onnx' not in backend.status.describe()
+
+
+def test_words_that_are_encoded_while_it_is_given_up_are_not_lost(rig):
+    backend = rig.start_better()
+    is_in, go_on, seen = threading.Event(), threading.Event(), []
+
+    def encode(sentences):
+        is_in.set()
+        go_on.wait(20)
+        assert not rig.fast.closed
+        return np.zeros((len(sentences), 8), np.float32)
+
+    rig.fast.encode_text = encode
+    thread = threading.Thread(target=lambda: seen.append(backend.encode_text(['a']).shape))
+    thread.start()
+    assert is_in.wait(20)
+    rig.fail(MAX_FAILED_FRAMES - 1)
+    assert number_of(backend) == 3
+    go_on.set()
+    thread.join()
+    assert seen == [(1, 8)]
+    wait_until(lambda: rig.fast.closed)
+
+
+def test_one_that_fails_while_it_is_closed_opens_nothing(rig):
+    backend = rig.start_better()
+    rig.fail(MAX_FAILED_FRAMES - 1)
+    backend.close()
+
+    def refuse(image, state, thresholds):
+        raise EngineError('the back-end is closed')
+
+    rig.fast.segment = refuse
+    for _ in range(2):
+        with pytest.raises(EngineError, match='is closed'):
+            number_of(backend)
+    assert len(rig.opened) == 1
+
+
+@pytest.mark.parametrize(
+    ('of_fallback', 'of_better', 'both'), [(None, None, None), (None, 8192, 8192), (100, 8192, 100), (100, None, 100)]
+)
+def test_the_limit_of_words_is_that_of_both(rig, of_fallback, of_better, both):
+    rig.slow.max_classes = of_fallback
+    assert rig.start(max_classes=of_better).max_classes == both

@@ -2,18 +2,21 @@
 
 from dataclasses import replace
 import sys
+import threading
 import types
 
 import numpy as np
 import pytest
 
-from fisa_ros.core.errors import EngineError, GpuMemoryError
+from fisa_ros.core.errors import EngineError, GpuFailedError, GpuMemoryError
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.core.vocabulary import VocabularyRegistry, VocabularyRequest
 from fisa_ros.core.vocabulary_state import build_state, unit_rows
+from fisa_ros.runtime.build_progress import BuildProgress, BuildState
 from fisa_ros.runtime.cuda_memory import CudaStream, HostBuffer, count_gpus
 from fisa_ros.runtime.engine_inputs import ENCODER_OUTPUT_SPECS, HEAD_OUTPUT_SPECS, encoder_inputs, head_inputs
 from fisa_ros.runtime.graph_files import GraphsDescription
+from fisa_ros.runtime.switching_backend import MAX_FAILED_FRAMES, SwitchingBackend
 from fisa_ros.runtime.tensorrt_backend import TensorRtBackend
 from fisa_ros.runtime.tensorrt_engine import TensorInfo
 
@@ -70,6 +73,17 @@ def head_tensors():
     return tensors_of(
         head_inputs(DESCRIPTION), HEAD_OUTPUT_SPECS, {'query_map': MERGE, 'class_index': (N,), 'score': (N,)}
     )
+
+
+class Fallback:
+    name, device, precision, image_size_hw = 'onnxruntime', 'cpu', 'fp32', (10, 12)
+    embedding_dim, num_semantic_tokens, max_classes = D, M, None
+
+    def segment(self, image, state, thresholds):
+        return 'by the fallback'
+
+    def close(self):
+        pass
 
 
 class Sentences:
@@ -279,8 +293,39 @@ def test_a_failure_on_the_gpu_is_said(rig):
     backend, state = rig.open(), vocabulary_of(3)
     backend.segment(frame(0), state, THRESHOLDS)
     rig.cuda.failure = Code.cudaErrorIllegalAddress
-    with pytest.raises(EngineError, match=r'running on the GPU failed: as simulated \(cudaErrorIllegalAddress\)'):
+    with pytest.raises(GpuFailedError, match=r'running on the GPU failed: as simulated \(cudaErrorIllegalAddress\)'):
         backend.segment(frame(0), state, THRESHOLDS)
+
+
+def test_a_gpu_that_fails_for_good_is_left_and_freed(rig, caplog):
+    backend, state = rig.open(), vocabulary_of(3)
+    fallbacks = []
+
+    def open_fallback():
+        fallbacks.append(Fallback())
+        return fallbacks[-1]
+
+    def prepare(_):
+        progress.enter(BuildState.VERIFYING)
+        return backend, 'passed'
+
+    progress = BuildProgress()
+    switching = SwitchingBackend(open_fallback, prepare, progress, max_classes=backend.max_classes)
+    assert switching.wait(20)
+    assert switching.max_classes == 8192
+    check(switching.segment(frame(0), state, THRESHOLDS), frame(0), state)
+    rig.cuda.failure, rig.cuda.is_failure_sticky = Code.cudaErrorIllegalAddress, True
+    for _ in range(MAX_FAILED_FRAMES - 1):
+        with pytest.raises(GpuFailedError, match='cudaErrorIllegalAddress'):
+            switching.segment(frame(1), state, THRESHOLDS)
+    assert switching.segment(frame(1), state, THRESHOLDS) == 'by the fallback'
+    assert len(fallbacks) == 2
+    for thread in threading.enumerate():
+        if thread.name == 'close lost back-end':
+            thread.join(20)
+    assert rig.encoder.is_closed
+    switching.close()
+    assert 'could not be freed' not in caplog.text
 
 
 def test_the_gate_sees_all_outputs(rig):

@@ -30,6 +30,10 @@ class Supply:
             Attempt(RUNGS[1], Outcome.PASSED, 'parity passed'),
         )
         self.backend = Backend()
+        self.forgotten = 0
+
+    def forget_refusals(self):
+        self.forgotten += 1
 
     def get(self, is_cancelled):
         self.progress.enter(BuildState.BUILDING, 'fp16 engine of encoder.onnx', 252.0)
@@ -73,6 +77,13 @@ def test_reports_what_was_tried(supply, capsys, tmp_path):
         ('fp16', 'wrong'),
         ('fp16-safe', 'passed'),
     ]
+
+
+@pytest.mark.parametrize(('arguments', 'forgotten'), [([], 0), (['--retry'], 1)])
+@pytest.mark.usefixtures('capsys')
+def test_refusals_are_forgotten_where_that_is_asked_for(supply, arguments, forgotten):
+    assert main(arguments) == 0
+    assert supply.forgotten == forgotten
 
 
 def test_prints_a_table(supply, capsys):
