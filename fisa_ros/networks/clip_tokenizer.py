@@ -10,6 +10,7 @@ from tokenizers.processors import TemplateProcessing
 
 _START, _END = '<start_of_text>', '<end_of_text>'
 _VOCABULARY_SIZE = 49408
+CLIP_PADDING = {'pad_id': 0, 'pad_token': '!'}
 _WORD_END = '</w>'
 # CLIP ignores case here, and the long s is a case of s.
 _PIECES = "'[s\u017f]" r"|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -38,5 +39,5 @@ def clip_tokenizer(context_length: int) -> Tokenizer:
         special_tokens=[(token, vocabulary[token]) for token in (_START, _END)],
     )
     tokenizer.enable_truncation(context_length)
-    tokenizer.enable_padding(length=context_length, pad_id=0, pad_token='!')
+    tokenizer.enable_padding(length=context_length, **CLIP_PADDING)
     return tokenizer

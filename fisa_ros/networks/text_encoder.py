@@ -6,7 +6,7 @@ from pathlib import Path
 
 import open_clip
 from open_clip.model import _build_text_tower
-from open_clip.transformer import TextTransformer
+from open_clip.transformer import TextTransformer, text_global_pool
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 import torch
@@ -16,7 +16,7 @@ from transformers import BertConfig, BertModel
 
 from fisa_ros.core.clip_text import clean_clip_text
 from fisa_ros.core.errors import ManifestError, WeightsError
-from fisa_ros.networks.clip_tokenizer import clip_tokenizer
+from fisa_ros.networks.clip_tokenizer import CLIP_PADDING, clip_tokenizer
 
 _BATCH = 64
 _MAX_TOKENS = 64
@@ -124,10 +124,27 @@ class ClipTextEncoder(TextEncoder):
             raise ManifestError(f'the text tower of {model!r} is a {type(self.model).__name__}')
         self.dim = config['embed_dim']
         self.max_tokens = self.model.context_length
+        # Where attention is causal and the end of the text is the embedding, what follows it changes nothing.
+        tower = self.model
+        self._is_padding_free = (
+            tower.attn_mask is not None and tower.cls_emb is None and tower.pool_type in ('argmax', 'eos')
+        )
         self.tokenizer = clip_tokenizer(self.max_tokens)
+        if self._is_padding_free:
+            self.tokenizer.enable_padding(**CLIP_PADDING)
         self.requires_grad_(False)
         self.eval()
 
     def forward(self, token_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Encode `(B, T)` int64 tokens to `(B, D)` unit rows; the mask has no part in it, as attention is causal."""
-        return F.normalize(self.model(token_ids), dim=-1)
+        if not self._is_padding_free:
+            return F.normalize(self.model(token_ids), dim=-1)
+        tower, length = self.model, token_ids.shape[1]
+        states = tower.token_embedding(token_ids) + tower.positional_embedding[:length]
+        # open_clip takes texts of one length alone, as it does not cut its mask.
+        states = tower.transformer(states, attn_mask=tower.attn_mask[:length, :length])
+        pooled = text_global_pool(tower.ln_final(states), token_ids, tower.pool_type, tower.eos_id)
+        projection = tower.text_projection
+        if projection is not None:
+            pooled = projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+        return F.normalize(pooled, dim=-1)

@@ -5,9 +5,13 @@ import shutil
 
 import numpy as np
 import onnx
+from open_clip.tokenizer import SimpleTokenizer
 import pytest
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+import torch
 
+from fisa_ros.core.clip_text import clean_clip_text
 from fisa_ros.core.errors import GraphsError, WeightsError
 from fisa_ros.core.manifest import file_sha256, load_manifest
 from fisa_ros.core.vocabulary import VocabularyRegistry, VocabularyRequest
@@ -72,6 +76,26 @@ def test_text_is_what_torch_makes_of_it(exported):
     again = TorchBackend(manifest, 'cpu')
     np.testing.assert_array_equal(again.encode_text(SENTENCES), theirs)
     again.close()
+
+
+@pytest.mark.parametrize('sentences', [['a chair'], SENTENCES[:3], SENTENCES, ['', 'x' * 300]])
+def test_texts_of_any_length_are_what_open_clip_makes_of_padded_ones(exported, sentences):
+    _, _, backend, torch_backend, _ = exported
+    tower = torch_backend._text_encoder.model
+    tokens = SimpleTokenizer()([clean_clip_text(sentence) for sentence in sentences], 77)
+    with torch.inference_mode():
+        expected = torch.nn.functional.normalize(tower(tokens), dim=-1).numpy()
+    np.testing.assert_allclose(backend.encode_text(sentences), expected, atol=1e-5)
+    np.testing.assert_allclose(torch_backend.encode_text(sentences), expected, atol=1e-5)
+
+
+def test_short_texts_are_not_padded_to_the_longest_that_there_may_be(exported):
+    _, folder, *_ = exported
+    tokenizer = Tokenizer.from_file(str(folder / graph_files.TOKENIZER_FILE))
+    rows = [len(entry.ids) for entry in tokenizer.encode_batch(['a chair', 'a photo of a chair'])]
+    assert rows == [7, 7]
+    shape = onnx.load(folder / 'text.onnx', load_external_data=False).graph.input[0].type.tensor_type.shape.dim
+    assert [bool(size.dim_param) for size in shape] == [True, True]
 
 
 def test_words_reach_the_masks_of_fisa_alone(exported):
