@@ -77,8 +77,7 @@ class Segmenter:
         limit = self.backend.max_classes
         if limit is not None and len(vocabulary.classes) > limit:
             raise VocabularyError(
-                f'back-end {self.backend.name!r} with its engines takes at most {limit} classes, '
-                f'got {len(vocabulary.classes)}'
+                f'the vocabulary has {len(vocabulary.classes)} classes, the back-end takes at most {limit}'
             )
         names = [name for entry in vocabulary.classes for name in entry.names]
         embeddings = self._text_cache.get(names)

@@ -26,11 +26,9 @@ if TYPE_CHECKING:
 
 _MEMINFO = Path('/proc/meminfo')
 _REMEMBERED_ERRORS = 3
-_NO_MEMORY = re.compile('out[ _]?of[ _]?memory', re.IGNORECASE)
+_NO_MEMORY = re.compile('out[ _]?of[ _]?memory|memory .*could not be allocated', re.IGNORECASE)
 # Builders skip kernels for want of memory with no more than a warning, and find none in the end.
-_SHORT_OF_MEMORY = re.compile(
-    'insuff?icient (memory|workspace)|memory is insufficient|memory .*could not be allocated', re.IGNORECASE
-)
+_SHORT_OF_MEMORY = re.compile('insuff?icient (memory|workspace)|memory is insufficient', re.IGNORECASE)
 _OF_CUDA = re.compile('cuda|driver', re.IGNORECASE)
 _LOG = logging.getLogger('fisa_ros.tensorrt')
 
@@ -400,7 +398,7 @@ def _layers_json(plan: 'trt.IHostMemory', logger: 'trt.ILogger') -> str:
 
     runtime = _start(trt.Runtime, logger)
     problem = 'TensorRT cannot load the plan that it has just built'
-    engine = _required(runtime.deserialize_cuda_engine(plan), problem, logger)
+    engine = _required(runtime.deserialize_cuda_engine(plan), problem, logger, is_final=True)
     inspector = _required(engine.create_engine_inspector(), 'TensorRT cannot inspect an engine', logger)
     text: str = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     return text

@@ -67,6 +67,7 @@ def test_silence_work_and_trouble_of_a_camera(client, start_node, colours, repor
     client.spin_until(lambda: latest(reports, '/image').level == DiagnosticStatus.STALE)
     assert latest(reports, '/image').message.startswith('no image for')
 
+
 def test_a_gpu_that_fails_for_good(client, start_node, colours, reports) -> None:
     """Frames go on, and the node says that it is not well."""
     start_node('--fail-gpu', vocabulary=colours)

@@ -70,7 +70,7 @@ def test_more_words_than_the_engines_take_are_refused_and_change_nothing(client,
     before = client.get_vocabulary()
     answer = client.set_vocabulary(*(f'word {number}' for number in range(5)))
     assert (answer.success, answer.version, list(answer.class_ids)) == (False, 1, [])
-    assert 'takes at most 4 classes, got 5' in answer.message
+    assert 'has 5 classes, the back-end takes at most 4' in answer.message
     assert client.get_vocabulary() == before
     answer = client.set_vocabulary(*(f'word {number}' for number in range(4)))
     assert (answer.success, answer.version, list(answer.class_ids)) == (True, 2, [4, 5, 6, 7])

@@ -82,7 +82,7 @@ def test_more_classes_than_the_backend_takes_are_refused_before_a_word_is_encode
 ):
     color_backend.max_classes = limit
     if is_refused:
-        with pytest.raises(VocabularyError, match="back-end 'color' with its engines takes at most 2 classes, got 3"):
+        with pytest.raises(VocabularyError, match='the vocabulary has 3 classes, the back-end takes at most 2'):
             segmenter.prepare(color_vocabulary)
         assert color_backend.sentences == []
     else:

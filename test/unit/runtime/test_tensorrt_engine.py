@@ -120,6 +120,7 @@ ERROR, WARNING, INFO = 1, 2, 3
          EngineRefusedError),
         ([(ERROR, 'Error Code 1: Cuda Runtime (out of memory)')], GpuMemoryError),
         ([(ERROR, 'Error Code 1: CUDA_ERROR_OUT_OF_MEMORY')], GpuMemoryError),
+        ([(ERROR, 'Requested amount of GPU memory (4294967296 bytes) could not be allocated.')], GpuMemoryError),
         ([(ERROR, 'Error Code 1: Cuda Runtime (an illegal memory access was encountered)')], EngineError),
         ([(ERROR, 'CUDA initialization failure with error: 999')], EngineError),
         ([(ERROR, 'Could not find any implementation for node A due to insufficient workspace.')], EngineError),
