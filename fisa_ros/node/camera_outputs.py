@@ -18,6 +18,7 @@ from visualization_msgs.msg import MarkerArray
 from fisa_ros.core.results import PanopticResult
 from fisa_ros.msg import SegmentArray
 from fisa_ros.node import conversions, depth_messages
+from fisa_ros.node.label_gate import LabelGate
 from fisa_ros.node.qos_overrides import overriding_options
 from fisa_ros.node.segment_parameters import CameraParameters
 from fisa_ros.node.vocabulary_holder import VocabularyInUse
@@ -44,6 +45,7 @@ _DEPTH_OUTPUTS: dict[str, tuple[type, QoSProfile]] = {
     'detections_3d': (Detection3DArray, _QOS),
     'markers': (MarkerArray, _QOS),
 }
+_MASKS = ('mask',)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class CameraOutputs:
         self._name = name
         self._outputs = _OUTPUTS | (_DEPTH_OUTPUTS if parameters.depth else {})
         self._publishers: dict[str, Publisher] = {}
+        self._gate = LabelGate()
         self._announced_version = 0
         self._announced_method = ''
 
@@ -94,8 +97,9 @@ class CameraOutputs:
             options = overriding_options(self._node, self._node.resolve_topic_name(topic), 'publisher')
             # rclpy writes the overrides into the profile that it is given.
             own_qos = QoSProfile(depth=qos.depth, reliability=qos.reliability, durability=qos.durability)
+            events = self._gate.mask_events if name in _MASKS else None
             self._publishers[name] = self._node.create_publisher(
-                msg_type, topic, own_qos, qos_overriding_options=options
+                msg_type, topic, own_qos, event_callbacks=events, qos_overriding_options=options
             )
         self._announced_version, self._announced_method = 0, ''
 
@@ -112,6 +116,7 @@ class CameraOutputs:
         is_same = self._announced_version == vocabulary.version
         if not is_same:
             self._publishers['label_info'].publish(conversions.label_info_to_msg(vocabulary, score_threshold, header))
+            self._gate.note_labels()
         if not is_same or self._announced_method != method:
             label_topic = self._publishers['label_info'].topic_name
             message = conversions.vision_info_to_msg(vocabulary, method, label_topic, header)
@@ -121,6 +126,7 @@ class CameraOutputs:
     def publish(self, segmented: Segmented, mask_encoding: str) -> None:
         """Publish what an image shows; `mask_encoding` is mono8 or mono16."""
         image, result, header = segmented.image, segmented.result, segmented.header
+        self._gate.wait(self._publishers['label_info'], [self._publishers[name] for name in _MASKS])
         self._send(
             ('mask', lambda: conversions.mask_to_msg(result, mask_encoding, header)),
             ('instances', lambda: conversions.image_to_msg(result.panoptic_map, 'mono16', header)),
