@@ -1,7 +1,7 @@
 """What `ros-navigation/semantic_segmentation_layer` does with messages, for want of Nav2 where tests run.
 
-Parameters, quality of service, pairing, gates, choice of pixels and costs follow its branches main and jazzy. What would
-end its process, or what it would misread without a word, is an AssertionError here.
+Parameters, quality of service, pairing, gates, choice of pixels and costs follow its branches main and jazzy. What
+would end its process, or what it would misread without a word, is an AssertionError here.
 """
 
 from collections import defaultdict, deque

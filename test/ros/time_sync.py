@@ -1,6 +1,6 @@
 """Messages of several topics put together by their stamps, as ROS's message_filters does.
 
-The queues, the order of decisions and so the outputs are those of its policies ExactTime and ApproximateTime in Jazzy, with
+Queues, the order of decisions and so the outputs are those of its policies ExactTime and ApproximateTime in Jazzy, with
 the age penalty of 0.1 and no lower bounds of rates.
 """
 
