@@ -6,6 +6,8 @@ the value to the file. With several cameras the topics are lists, one entry for 
 """
 
 from dataclasses import asdict
+from pathlib import Path
+import tempfile
 
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
@@ -18,6 +20,7 @@ import yaml
 from fisa_ros.core.resources import share_dir
 from fisa_ros.node.parameters import rules
 from fisa_ros.node.segment_parameters import SegmentParameters
+from fisa_ros.tools.rviz_config import rviz_config
 
 CONFIG = share_dir() / 'config'
 PROFILES = 'FASTRTPS_DEFAULT_PROFILES_FILE'
@@ -30,6 +33,7 @@ ARGUMENTS = {
     'use_sim_time': ('false', 'Take the time from /clock.'),
     'log_level': ('info', 'Least severity to log.'),
     'rviz': ('false', 'Start rviz2 too.'),
+    'fixed_frame': ('map', 'Frame that rviz2 draws in.'),
 } | {name: ('', rule.description) for name, rule in rules(SegmentParameters).items()}
 
 
@@ -43,13 +47,8 @@ def generate_launch_description() -> LaunchDescription:
             # With the defaults of Fast DDS nearly all images are lost between two processes.
             SetEnvironmentVariable(PROFILES, EnvironmentVariable(PROFILES, default_value=str(CONFIG / 'fastdds.xml'))),
             OpaqueFunction(function=lambda context: [segment(context)]),
-            Node(
-                package='rviz2',
-                executable='rviz2',
-                namespace=LaunchConfiguration('namespace'),
-                arguments=['-d', str(CONFIG / 'segment.rviz')],
-                parameters=[{'use_sim_time': LaunchConfiguration('use_sim_time')}],
-                condition=IfCondition(LaunchConfiguration('rviz')),
+            OpaqueFunction(
+                function=lambda context: [rviz(context)], condition=IfCondition(LaunchConfiguration('rviz'))
             ),
         ]
     )
@@ -92,3 +91,18 @@ def remap(cameras: list[str], argument: str, name: str, topics: list[str]) -> li
     if topics and len(topics) != len(cameras):
         raise ValueError(f'argument {argument} has {len(topics)} topics for {len(cameras)} cameras')
     return [(f'{camera}/{name}' if camera else name, topic) for camera, topic in zip(cameras, topics, strict=False)]
+
+
+def rviz(context: LaunchContext) -> Node:
+    config = CONFIG / 'segment.rviz'
+    cameras = texts(context, 'cameras')
+    if any(cameras):
+        config = Path(tempfile.mkdtemp(prefix='fisa_ros_')) / 'segment.rviz'
+        config.write_text(yaml.safe_dump(rviz_config(cameras), sort_keys=False))
+    return Node(
+        package='rviz2',
+        executable='rviz2',
+        namespace=LaunchConfiguration('namespace'),
+        arguments=['-d', str(config), '-f', LaunchConfiguration('fixed_frame')],
+        parameters=[{'use_sim_time': LaunchConfiguration('use_sim_time')}],
+    )
