@@ -26,6 +26,7 @@ from fisa_ros.pipeline.boxes_3d import find_boxes
 from fisa_ros.pipeline.camera_model import Rays
 from fisa_ros.pipeline.depth_points import labelled_points
 from fisa_ros.pipeline.overlay import draw_overlay
+from fisa_ros.pipeline.reduced import reduce_map, reduce_result, reduced_size
 
 _QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 _LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -45,7 +46,12 @@ _DEPTH_OUTPUTS: dict[str, tuple[type, QoSProfile]] = {
     'detections_3d': (Detection3DArray, _QOS),
     'markers': (MarkerArray, _QOS),
 }
-_MASKS = ('mask',)
+_REDUCED_OUTPUTS: dict[str, tuple[type, QoSProfile]] = {
+    'reduced/mask': (Image, _QOS),
+    'reduced/confidence': (Image, _QOS),
+}
+_REDUCED_DEPTH_OUTPUTS: dict[str, tuple[type, QoSProfile]] = {'reduced/points': (PointCloud2, _QOS)}
+_MASKS = ('mask', 'reduced/mask')
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,10 @@ class CameraOutputs:
         """
         self._node = node
         self._name = name
+        self._reduced_width = parameters.reduced_width
         self._outputs = _OUTPUTS | (_DEPTH_OUTPUTS if parameters.depth else {})
+        if parameters.reduced_width:
+            self._outputs |= _REDUCED_OUTPUTS | (_REDUCED_DEPTH_OUTPUTS if parameters.depth else {})
         self._publishers: dict[str, Publisher] = {}
         self._gate = LabelGate()
         self._announced_version = 0
@@ -97,7 +106,7 @@ class CameraOutputs:
             options = overriding_options(self._node, self._node.resolve_topic_name(topic), 'publisher')
             # rclpy writes the overrides into the profile that it is given.
             own_qos = QoSProfile(depth=qos.depth, reliability=qos.reliability, durability=qos.durability)
-            events = self._gate.mask_events if name in _MASKS else None
+            events = {'label_info': self._gate.label_events, **dict.fromkeys(_MASKS, self._gate.mask_events)}.get(name)
             self._publishers[name] = self._node.create_publisher(
                 msg_type, topic, own_qos, event_callbacks=events, qos_overriding_options=options
             )
@@ -126,7 +135,9 @@ class CameraOutputs:
     def publish(self, segmented: Segmented, mask_encoding: str) -> None:
         """Publish what an image shows; `mask_encoding` is mono8 or mono16."""
         image, result, header = segmented.image, segmented.result, segmented.header
-        self._gate.wait(self._publishers['label_info'], [self._publishers[name] for name in _MASKS])
+        self._gate.wait(
+            self._publishers['label_info'], [self._publishers[name] for name in _MASKS if name in self._publishers]
+        )
         self._send(
             ('mask', lambda: conversions.mask_to_msg(result, mask_encoding, header)),
             ('instances', lambda: conversions.image_to_msg(result.panoptic_map, 'mono16', header)),
@@ -134,6 +145,12 @@ class CameraOutputs:
             ('segments', lambda: conversions.segments_to_msg(result, header)),
             ('detections', lambda: conversions.detections_to_msg(result, header)),
         )
+        if self._is_wanted(*_REDUCED_OUTPUTS):
+            reduced = reduce_result(result, self._reduced_width)
+            self._send(
+                ('reduced/mask', lambda: conversions.mask_to_msg(reduced, mask_encoding, header)),
+                ('reduced/confidence', lambda: conversions.image_to_msg(reduced.confidence_map, 'mono8', header)),
+            )
         if self._is_wanted('overlay', 'overlay/compressed'):
             overlay = draw_overlay(image, result)
             self._send(
@@ -143,7 +160,7 @@ class CameraOutputs:
 
     def wants_depth(self) -> bool:
         """Return True if somebody listens to what takes depth."""
-        return self._is_wanted(*_DEPTH_OUTPUTS)
+        return self._is_wanted(*_DEPTH_OUTPUTS, *_REDUCED_DEPTH_OUTPUTS)
 
     def publish_depth(self, segmented: Segmented, depth: NDArray[np.float32], rays: Rays) -> None:
         """Publish points and things in space.
@@ -154,15 +171,21 @@ class CameraOutputs:
             rays: Of the camera, see `CameraModel.rays`.
         """
         image, result, header = segmented.image, segmented.result, segmented.header
-        if self._is_wanted('points'):
+        if self._is_wanted('points', 'reduced/points'):
             cloud = labelled_points(depth, rays, image, result)
-            self._send(('points', lambda: depth_messages.points_to_msg(cloud, header)))
+            self._send(
+                ('points', lambda: depth_messages.points_to_msg(cloud, header)),
+                ('reduced/points', lambda: depth_messages.points_to_msg(self._reduce_cloud(cloud), header)),
+            )
         if self._is_wanted('detections_3d', 'markers'):
             boxes = find_boxes(depth, rays, result)
             self._send(
                 ('detections_3d', lambda: depth_messages.detections_3d_to_msg(boxes, header)),
                 ('markers', lambda: depth_messages.markers_to_msg(boxes, header, namespace=self._name)),
             )
+
+    def _reduce_cloud(self, cloud: NDArray[np.void]) -> NDArray[np.void]:
+        return reduce_map(cloud, reduced_size((cloud.shape[0], cloud.shape[1]), self._reduced_width))
 
     def _is_wanted(self, *names: str) -> bool:
         return any(name in self._publishers and self._publishers[name].get_subscription_count() for name in names)

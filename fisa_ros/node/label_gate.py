@@ -8,8 +8,10 @@ from rclpy.duration import Duration
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.publisher import Publisher
 
-# Who listens to masks listens to labels too, but the one connection may be found some milliseconds before the other.
-_SETTLE_S = 0.05
+# One who listens to both is found twice, the second time some milliseconds after the first.
+_SETTLE_S = 0.1
+# What has arrived is not yet read: whoever is late takes a mask first when both lie there.
+_READ_S = 0.2
 _TIMEOUT_S = 0.5
 _POLL_S = 0.002
 
@@ -24,50 +26,66 @@ class LabelGate:
     """
 
     def __init__(self) -> None:
-        self._num_matches = 0
-        self._num_matches_seen = 0
-        self._num_listeners = 0
+        self._mask_listeners = _Listeners()
+        self._label_listeners = _Listeners()
         self._has_new_labels = False
 
     @property
     def mask_events(self) -> PublisherEventCallbacks:
-        """What a publisher of masks must be created with, so that one listener in place of another is noticed."""
-        return PublisherEventCallbacks(matched=self._note_match)
+        """What a publisher of masks must be created with."""
+        return PublisherEventCallbacks(matched=self._mask_listeners.note_match)
+
+    @property
+    def label_events(self) -> PublisherEventCallbacks:
+        """What the publisher of labels must be created with."""
+        return PublisherEventCallbacks(matched=self._label_listeners.note_match)
 
     def note_labels(self) -> None:
         """Make the next `wait` wait until all have received what was published."""
         self._has_new_labels = True
 
-    def wait(self, labels: Publisher, masks: Sequence[Publisher]) -> bool:
-        """Return when all listeners have the labels: at once, unless labels or a listener of a mask are new.
+    def wait(self, labels: Publisher, masks: Sequence[Publisher]) -> None:
+        """Return when all listeners have the labels: at once, unless labels or listeners are new.
+
+        Who does not confirm in half a second is not waited for again.
 
         Args:
             labels: Reliable, transient local.
             masks: What needs the labels.
-
-        Returns:
-            False if somebody did not confirm in half a second; it is not waited for again.
         """
-        num_matches, num_listeners = self._num_matches, sum(mask.get_subscription_count() for mask in masks)
-        has_newcomer = num_listeners > self._num_listeners or num_matches > self._num_matches_seen
-        is_open = not has_newcomer and not self._has_new_labels
-        self._num_matches_seen, self._num_listeners, self._has_new_labels = num_matches, num_listeners, False
-        if is_open:
-            return True
-        if has_newcomer:
+        has_new_labels, self._has_new_labels = self._has_new_labels, False
+        if self._mask_listeners.has_newcomer(masks):
             time.sleep(_SETTLE_S)
-        return _wait_for_confirmation(labels)
+        has_newcomer = self._label_listeners.has_newcomer([labels])
+        if has_newcomer or has_new_labels:
+            _wait_for_confirmation(labels)
+        if has_newcomer:
+            time.sleep(_READ_S)
 
-    def _note_match(self, status: Any) -> None:
+
+class _Listeners:
+    """Notices newcomers by their number, and, when one comes in another's place, by the events of the publishers."""
+
+    def __init__(self) -> None:
+        self._num_matches = 0
+        self._num_matches_seen = 0
+        self._num_seen = 0
+
+    def note_match(self, status: Any) -> None:
+        """Take an event; called from the executor's thread."""
         # One that goes and one that comes may be told together: then only the total tells.
         self._num_matches += status.total_count_change
 
+    def has_newcomer(self, publishers: Sequence[Publisher]) -> bool:
+        """Return True if a listener came since the last call; called from the thread that publishes."""
+        num_matches, num = self._num_matches, sum(publisher.get_subscription_count() for publisher in publishers)
+        is_new = num > self._num_seen or num_matches > self._num_matches_seen
+        self._num_matches_seen, self._num_seen = num_matches, num
+        return is_new
 
-def _wait_for_confirmation(labels: Publisher) -> bool:
+
+def _wait_for_confirmation(labels: Publisher) -> None:
     # With a timeout rclpy would wait with the interpreter locked, and all other threads with it.
     end_s = time.monotonic() + _TIMEOUT_S
-    while not labels.wait_for_all_acked(Duration()):
-        if time.monotonic() > end_s:
-            return False
+    while not labels.wait_for_all_acked(Duration()) and time.monotonic() < end_s:
         time.sleep(_POLL_S)
-    return True

@@ -1,9 +1,12 @@
 """Smaller maps by nearest neighbour, for consumers that look at every pixel."""
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fisa_ros.core.results import PanopticResult
 
 
 def reduced_size(size_hw: tuple[int, int], width: int) -> tuple[int, int]:
@@ -42,6 +45,20 @@ def reduce_map[T: np.generic](full_map: NDArray[T], size_hw: tuple[int, int]) ->
     flat = full_map.reshape(full_hw[0] * full_hw[1], *full_map.shape[2:])
     reduced: NDArray[T] = flat.take(_pixels(full_hw, size_hw), axis=0)
     return reduced
+
+
+def reduce_result(result: PanopticResult, width: int) -> PanopticResult:
+    """Return a result with smaller maps; see `reduce_map`.
+
+    Args:
+        result: Of the whole image.
+        width: Wanted width in pixels, at least 1; more than that of the image changes nothing.
+
+    Returns:
+        A result whose segments are those of the whole image, in its pixels; small ones may have none in the maps.
+    """
+    full_hw = (result.panoptic_map.shape[0], result.panoptic_map.shape[1])
+    return replace(result, panoptic_map=reduce_map(result.panoptic_map, reduced_size(full_hw, width)))
 
 
 @lru_cache(maxsize=16)

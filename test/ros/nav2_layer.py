@@ -7,7 +7,7 @@ would end its process, or what it would misread without a word, is an AssertionE
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+import time
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,7 @@ CLASS_PARAMETERS = {
     'dominant_priority': False,
 }
 MAX_INTERVAL_NS = 100_000_000
+STALL_S = 0.1
 LABELS_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 TileIndex = tuple[int, int]
@@ -145,6 +146,7 @@ class Nav2Layer:
         self._depth = layer['sensor_data_depth']
         self._is_approximate = layer['use_approximate_time_sync']
         self._cost_of_id: dict[int, Cost] | None = None
+        self._lag_s = 0.0
         self._tiles: dict[TileIndex, Tile] = {}
         self._subscriptions: list[Subscription] = []
         self.labels: list[dict[str, int]] = []
@@ -162,14 +164,24 @@ class Nav2Layer:
         )
         qos = QoSProfile(depth=self._depth, reliability=ReliabilityPolicy.BEST_EFFORT)
 
-        def forward(topic: int, msg: Any) -> None:
+        def forward(topic: int, msg: Any, info: dict[str, Any]) -> None:
+            self._lag_s = time.time() - info['received_timestamp'] * 1e-9
             sync.add(topic, stamp_ns(msg), msg)
 
+        def forward_mask(msg: Image, info: dict[str, Any]) -> None:
+            forward(0, msg, info)
+
+        def forward_confidence(msg: Image, info: dict[str, Any]) -> None:
+            forward(1, msg, info)
+
+        def forward_cloud(msg: PointCloud2, info: dict[str, Any]) -> None:
+            forward(2, msg, info)
+
         for msg_type, name, callback, profile in (
-            (Image, 'segmentation_topic', partial(forward, 0), qos),
-            (Image, 'confidence_topic', partial(forward, 1), qos),
+            (Image, 'segmentation_topic', forward_mask, qos),
+            (Image, 'confidence_topic', forward_confidence, qos),
             (LabelInfo, 'labels_topic', self._receive_labels, LABELS_QOS),
-            (PointCloud2, 'pointcloud_topic', partial(forward, 2), qos),
+            (PointCloud2, 'pointcloud_topic', forward_cloud, qos),
         ):
             self._subscriptions.append(self._node.create_subscription(msg_type, source[name], callback, profile))
 
@@ -202,7 +214,10 @@ class Nav2Layer:
         if len(mask.data) < num_pixels:
             self.refused.append(f'mask of {len(mask.data)} bytes instead of {num_pixels}')
             return
-        assert self._cost_of_id is not None, 'a frame before the first labels: the layer follows a null pointer'
+        if self._cost_of_id is None:
+            # A process that stands still finds both waiting and reads the mask first, whoever sent it when.
+            assert self._lag_s > STALL_S, 'a frame before the first labels: the layer follows a null pointer'
+            return
         if not self._cost_of_id:
             self.refused.append('no class of the labels has a cost')
             return

@@ -13,7 +13,8 @@ from fisa_ros.node.segment_parameters import SegmentParameters
 pytest.importorskip('launch_ros')
 
 CONVENTIONAL = {
-    'namespace', 'params_file', 'use_sim_time', 'log_level', 'image', 'depth_image', 'camera_info', 'rviz', 'fixed_frame',
+    'namespace', 'params_file', 'use_sim_time', 'log_level', 'image', 'depth_image', 'camera_info', 'rviz',
+    'fixed_frame',
 }  # fmt: skip
 
 

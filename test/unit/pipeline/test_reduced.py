@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from fisa_ros.pipeline.reduced import reduce_map, reduced_size
+from fisa_ros.core.results import PanopticResult, Segment
+from fisa_ros.pipeline.reduced import reduce_map, reduce_result, reduced_size
 
 sizes = st.tuples(st.integers(1, 60), st.integers(1, 60))
 
@@ -72,3 +73,14 @@ def test_the_full_size_costs_nothing() -> None:
 def test_sizes_that_are_no_reduction_are_refused(size_hw) -> None:
     with pytest.raises(ValueError, match=re.escape(f'from (1, 1) to (4, 5), got {size_hw}')):
         reduce_map(np.zeros((4, 5), np.uint8), size_hw)
+
+
+def test_the_maps_of_a_reduced_result_are_those_of_the_result_reduced() -> None:
+    panoptic_map = np.random.default_rng(0).integers(0, 4, (48, 64)).astype(np.uint16)
+    segments = tuple(Segment(number, 10 * number, 'box', True, 0.25 * number, 9, (0, 0, 3, 3)) for number in (1, 2, 3))
+    result = PanopticResult(panoptic_map, segments, 7)
+    reduced = reduce_result(result, 20)
+    assert (reduced.segments, reduced.vocabulary_version) == (segments, 7)
+    for name in ('panoptic_map', 'semantic_map', 'confidence_map'):
+        np.testing.assert_array_equal(getattr(reduced, name), reduce_map(getattr(result, name), (15, 20)))
+    np.testing.assert_array_equal(reduce_result(result, 1000).panoptic_map, panoptic_map)
