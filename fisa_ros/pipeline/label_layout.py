@@ -37,7 +37,8 @@ class LabelLayout:
         self._is_thing = np.zeros(max((segment.id for segment in result.segments), default=0) + 1, np.bool_)
         self._is_thing[[segment.id for segment in result.segments]] = [segment.is_thing for segment in result.segments]
         self._step = max(1, line_height_px // 5)
-        self._places = _widest_places(self._map, self._step)
+        self._sampled = _sample(self._map, self._step)
+        self._places = _widest_places(self._sampled, self._step)
 
     def place(self, segment: Segment, size_wh: tuple[int, int]) -> Box | None:
         """Return a place (x0, y0, x1, y1) and keep it; None where there is none without covering another label."""
@@ -50,7 +51,8 @@ class LabelLayout:
         if room_px >= size_wh[1] / 2 or is_large or not segment.is_thing:
             box = next((box for box in inside if self.is_free(box)), None)
         else:
-            candidates = [box for box in (*_beside(segment.box_xyxy, size_wh), *inside) if self.is_free(box)]
+            beside = _beside(self._part_box(segment, centre_xy), size_wh)
+            candidates = [box for box in (*beside, *inside) if self.is_free(box)]
             box = min(candidates, key=lambda box: self._covered(box, segment.id), default=None)
         if box is not None:
             self.boxes.append(box)
@@ -73,6 +75,21 @@ class LabelLayout:
                 y0 = min(max(y - size_wh[1] // 2, 0), height - size_wh[1])
                 yield x0, y0, x0 + size_wh[0], y0 + size_wh[1]
 
+    def _part_box(self, segment: Segment, centre_xy: tuple[int, int]) -> Box:
+        """Return about the box of the part that is named: between parts far from each other lies something else."""
+        step_x, step_y = self._step * _TEXT_ASPECT, self._step
+        x0, y0, x1, y1 = segment.box_xyxy
+        left, top = x0 // step_x, y0 // step_y
+        own = cv2.inRange(self._sampled[top : y1 // step_y + 1, left : x1 // step_x + 1], segment.id, segment.id)
+        _, parts, stats, _ = cv2.connectedComponentsWithStats(own)
+        x, y, width, height, _ = stats[parts[centre_xy[1] // step_y - top, centre_xy[0] // step_x - left]].tolist()
+        return (
+            max(x0, (left + x) * step_x),
+            max(y0, (top + y) * step_y),
+            min(x1, (left + x + width) * step_x),
+            min(y1, (top + y + height) * step_y),
+        )
+
     def _covered(self, box: Box, segment_id: int) -> float:
         """Return how much of the box lies on things; on other ones is worse than on the named one."""
         x0, y0, x1, y1 = box
@@ -89,10 +106,14 @@ def _beside(box_xyxy: Box, size_wh: tuple[int, int]) -> list[Box]:
     return [(x, y, x + width, y + height) for x, y in corners]
 
 
-def _widest_places(panoptic_map: NDArray[np.uint16], step: int) -> dict[int, tuple[tuple[int, int], float]]:
+def _sample(panoptic_map: NDArray[np.uint16], step: int) -> NDArray[np.uint16]:
+    step_x = step * _TEXT_ASPECT
+    return np.ascontiguousarray(panoptic_map[step // 2 :: step, step_x // 2 :: step_x])
+
+
+def _widest_places(sampled: NDArray[np.uint16], step: int) -> dict[int, tuple[tuple[int, int], float]]:
     """Return for each segment the centre (x, y) and the half height of about the largest flat ellipse inside it."""
     step_x = step * _TEXT_ASPECT
-    sampled = np.ascontiguousarray(panoptic_map[step // 2 :: step, step_x // 2 :: step_x])
     if sampled.size == 0:
         return {}
     framed = cv2.copyMakeBorder(sampled, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)

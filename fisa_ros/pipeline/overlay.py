@@ -28,7 +28,7 @@ def draw_overlay(
     Args:
         image: `(H, W, 3)` uint8 rgb.
         result: Its segmentation.
-        legend: List the classes whose names found no room in the picture.
+        legend: List the classes whose names found no room in the picture, with their best scores.
         alpha: Strength of the tint in [0, 1].
     """
     if image.shape != (*result.panoptic_map.shape, 3) or image.dtype != np.uint8:
@@ -66,8 +66,8 @@ def _draw_contours(
 
 def _draw_labels(
     canvas: NDArray[np.uint8], result: PanopticResult, table: NDArray[np.uint8], size_px: int, layout: LabelLayout
-) -> list[str]:
-    """Draw names and scores; return the classes whose name stands nowhere."""
+) -> dict[str, float]:
+    """Draw names and scores; return those of the classes whose name stands nowhere, with their best scores."""
     name_style, score_style = TextStyle(size_px, 650), TextStyle(round(size_px * 0.88), 450)
     height, padding = round(size_px * 1.45), round(size_px * 0.45)
     segments = sorted(result.segments, key=lambda segment: (not segment.is_thing, -segment.area))
@@ -82,12 +82,16 @@ def _draw_labels(
         named.add(segment.class_name)
         red, green, blue, _ = table[segment.id].tolist()
         # Things stand out; the names of stuff lie back on their region.
-        fill, opacity, ink = ((red, green, blue), 0.92, _INK) if segment.is_thing else (_INK, 0.55, _WHITE)
+        fill, opacity, ink = ((red, green, blue), 0.92, _INK) if segment.is_thing else (_INK, 0.65, _WHITE)
         _draw_pill(canvas, box[:2], (width, height), fill, opacity)
         baseline = box[1] + round(height * 0.5 + size_px * 0.36)
         draw_text(canvas, segment.class_name, (box[0] + padding, baseline), name_style, ink)
         draw_text(canvas, score, (box[0] + padding + name_width, baseline), score_style, ink)
-    return [name for name in dict.fromkeys(segment.class_name for segment in segments) if name not in named]
+    unnamed: dict[str, float] = {}
+    for segment in segments:
+        if segment.class_name not in named:
+            unnamed[segment.class_name] = max(segment.score, unnamed.get(segment.class_name, 0.0))
+    return unnamed
 
 
 def _draw_pill(
@@ -103,13 +107,14 @@ def _draw_pill(
     patch[:] = (patch * (1 - weight) + np.array(fill, np.float32) * weight).astype(np.uint8)
 
 
-def _draw_legend(canvas: NDArray[np.uint8], names: list[str], size_px: int, layout: LabelLayout) -> None:
-    """Draw a panel in a corner that lists classes, as many as fit into a third of the height."""
+def _draw_legend(canvas: NDArray[np.uint8], scores: dict[str, float], size_px: int, layout: LabelLayout) -> None:
+    """Draw a panel in a corner that lists classes with their scores, as many as fit into a third of the height."""
     style = TextStyle(round(size_px * 0.9), 500)
     swatch, gap, row_height = round(size_px * 0.8), round(size_px * 0.5), round(size_px * 1.5)
     height, width = canvas.shape[:2]
-    panel_width = max(text_width(name, style) for name in names) + swatch + 4 * gap
-    names = names[: max(0, height // 3 - gap) // row_height]
+    names = list(scores)[: max(0, height // 3 - gap) // row_height]
+    lines = [f'{name} {scores[name]:.2f}' for name in names]
+    panel_width = max((text_width(line, style) for line in lines), default=0) + swatch + 4 * gap
     panel_height = len(names) * row_height + gap
     if not names or panel_width > width:
         return
@@ -123,8 +128,8 @@ def _draw_legend(canvas: NDArray[np.uint8], names: list[str], size_px: int, layo
     x0, y0, x1, y1 = next((box for box in boxes if layout.is_free(box)), boxes[0])
     panel = canvas[y0:y1, x0:x1]
     panel[:] = panel // 8 + np.array(_INK, np.uint8)
-    for row, name in enumerate(names):
+    for row, (name, line) in enumerate(zip(names, lines, strict=True)):
         y = y0 + gap // 2 + row * row_height
         _draw_pill(canvas, (x0 + gap, y + (row_height - swatch) // 2), (swatch, swatch), class_color(name), 1.0)
         baseline = y + round(row_height / 2 + size_px * 0.33)
-        draw_text(canvas, name, (x0 + 2 * gap + swatch, baseline), style, _WHITE)
+        draw_text(canvas, line, (x0 + 2 * gap + swatch, baseline), style, _WHITE)

@@ -23,6 +23,7 @@ from fisa_ros.pipeline.reduced import reduce_map
 from fisa_ros.simulation.camera import SceneRenderer, free_positions, view_pose
 from fisa_ros.simulation.room import make_room
 from fisa_ros.simulation.scene import FIELD_OF_VIEW_DEG, build_scene
+from fisa_ros.tools.rviz_config import rviz_config
 
 SEGMENT_NODE = Path(__file__).absolute().parents[2] / 'scripts' / 'segment_node'
 CONFIG = share_dir() / 'config' / 'nav2_semantic_layer.yaml'
@@ -373,6 +374,12 @@ def test_the_nodes_own_cloud_fits_its_masks(client, start_node, camera, make_lay
         np.testing.assert_allclose(
             layer.observations[-1].points, reduce_map(camera.points, shape), atol=1e-5, equal_nan=True
         )
+    # While all is there: rviz2 finds each topic, with the type of the display.
+    for display in rviz_config([''])['Visualization Manager']['Displays']:
+        if 'Topic' in display:
+            infos = client.node.get_publishers_info_by_topic(f'/{display["Topic"]["Value"]}')
+            types = {info.topic_type.split('/')[-1] for info in infos if info.node_name == 'segment'}
+            assert types == {display['Class'].split('/')[-1]}
 
 
 LABEL_LISTENER = """

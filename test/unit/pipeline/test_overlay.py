@@ -170,6 +170,16 @@ def test_labels_avoid_other_things():
     assert (panoptic_map[y0:y1, x0:x1] == 1).all()
 
 
+def test_labels_lie_beside_the_part_that_they_name():
+    panoptic_map = np.ones((120, 300), np.uint16)
+    panoptic_map[80:92, 20:40] = 2
+    panoptic_map[20:24, 280:290] = 2
+    result = result_of(panoptic_map, ['wall', 'clock'], things=('clock',))
+    x0, y0, x1, y1 = LabelLayout(result, 10).place(result.segments[1], (40, 14))
+    assert (panoptic_map[y0:y1, x0:x1] == 1).all()
+    assert max(20 - x1, x0 - 40, 80 - y1, y0 - 92) < 12
+
+
 @pytest.mark.parametrize('size_wh', [(101, 10), (30, 101)])
 def test_labels_larger_than_the_picture(size_wh):
     result = result_of(np.ones((100, 100), np.uint16), ['wall'])
