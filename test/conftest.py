@@ -1,12 +1,16 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 from hypothesis import settings
 import numpy as np
 from numpy.typing import NDArray
 import pytest
+from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from fisa_ros.core.manifest import ModelManifest, WeightsFile
 from fisa_ros.core.thresholds import Thresholds
@@ -117,3 +121,92 @@ def flags() -> NDArray[np.uint8]:
 def color_vocabulary() -> Vocabulary:
     request = VocabularyRequest(('red flag', 'blue flag, navy', 'green, lawn'), stuff_classes=('green',))
     return VocabularyRegistry(stuff_words=()).propose(request)
+
+
+BAG_START_NS = 1_700_000_000_000_000_000
+BAG_PERIOD_NS = 100_000_000
+
+
+@pytest.fixture
+def write_bag(tmp_path: Path, flags: NDArray[np.uint8]) -> Callable[..., Path]:
+    """Writes a robot's recording: two cameras, depth, transforms, and a type that nothing here knows.
+
+    Image n of `/front/image_raw` was recorded at BAG_START_NS + n * BAG_PERIOD_NS and is stamped 5 ms earlier; the one
+    of the compressed `/rear/image` follows 10 ms later.
+    """
+    store = get_typestore(Stores.ROS2_JAZZY)
+    store.register(get_types_from_msg('std_msgs/Header header\nuint16 gear\n', 'robot_msgs/msg/State'))
+    kinds: dict[str, Any] = {name.rpartition('/')[2]: kind for name, kind in store.types.items()}
+    qos = [qos_of('RELIABLE', 'VOLATILE')]
+
+    def header(time_ns: int, frame_id: str) -> Any:
+        sec, nanosec = divmod(time_ns - 5_000_000, 1_000_000_000)
+        return kinds['Header'](kinds['Time'](sec, nanosec), frame_id)
+
+    def image(time_ns: int, frame_id: str, pixels: NDArray[Any], encoding: str) -> Any:
+        height, width = pixels.shape[:2]
+        data = np.frombuffer(pixels.tobytes(), np.uint8)
+        return kinds['Image'](header(time_ns, frame_id), height, width, encoding, 0, len(data) // height, data)
+
+    def write(
+        name: str = 'bag',
+        storage: str = 'mcap',
+        images: int = 6,
+        damaged: Sequence[int] = (),
+        broken: Sequence[int] = (),
+    ) -> Path:
+        """Of the images of the front, those `damaged` are cut off, those `broken` have an encoding that nobody has."""
+        path = tmp_path / name
+        with Writer(path, version=9, storage_plugin=StoragePlugin[storage.upper()]) as writer:
+            topics = {
+                topic: writer.add_connection(topic, msg_type, typestore=store, offered_qos_profiles=offered)
+                for topic, msg_type, offered in (
+                    ('/front/image_raw', 'sensor_msgs/msg/Image', qos),
+                    ('/front/camera_info', 'sensor_msgs/msg/CameraInfo', qos),
+                    ('/front/depth', 'sensor_msgs/msg/Image', [qos_of('BEST_EFFORT', 'VOLATILE')]),
+                    ('/rear/image/compressed', 'sensor_msgs/msg/CompressedImage', qos),
+                    ('/robot/state', 'robot_msgs/msg/State', ()),
+                    ('/tf', 'tf2_msgs/msg/TFMessage', qos),
+                    ('/tf_static', 'tf2_msgs/msg/TFMessage', [qos_of('RELIABLE', 'TRANSIENT_LOCAL')]),
+                )
+            }
+
+            def record(topic: str, time_ns: int, message: Any, cut: int | None = None) -> None:
+                data = bytes(store.serialize_cdr(message, topics[topic].msgtype))
+                writer.write(topics[topic], time_ns, data[:cut])
+
+            zero, one = kinds['Vector3'](0.0, 0.0, 0.0), kinds['Quaternion'](0.0, 0.0, 0.0, 1.0)
+            tf = [kinds['TransformStamped'](header(BAG_START_NS, 'map'), 'base', kinds['Transform'](zero, one))]
+            record('/tf_static', BAG_START_NS, kinds['TFMessage'](tf))
+            for number in range(images):
+                time_ns = BAG_START_NS + number * BAG_PERIOD_NS
+                pixels = np.roll(flags, 4 * number, axis=1)
+                encoding = 'rgb9' if number in broken else 'rgb8'
+                cut = 60 if number in damaged else None
+                record('/front/image_raw', time_ns, image(time_ns, 'front', pixels, encoding), cut)
+                info = kinds['CameraInfo'](
+                    header(time_ns, 'front'), 120, 160, 'plumb_bob', np.zeros(5), np.eye(3).ravel(), np.eye(3).ravel(),
+                    np.eye(3, 4).ravel(), 0, 0, kinds['RegionOfInterest'](0, 0, 0, 0, False),
+                )  # fmt: skip
+                record('/front/camera_info', time_ns, info)
+                depth = np.full((120, 160), 1000 + number, np.uint16)
+                record('/front/depth', time_ns, image(time_ns, 'front', depth, '16UC1'))
+                jpeg = cv2.imencode('.jpg', pixels[..., ::-1])[1].ravel()
+                rear = kinds['CompressedImage'](
+                    header(time_ns + 10_000_000, 'rear'), 'rgb8; jpeg compressed bgr8', jpeg
+                )
+                record('/rear/image/compressed', time_ns + 10_000_000, rear)
+                tf[0].header = header(time_ns, 'map')
+                record('/tf', time_ns + 20_000_000, kinds['TFMessage'](tf))
+                record('/robot/state', time_ns + 30_000_000, kinds['State'](header(time_ns, ''), number))
+        return path
+
+    return write
+
+
+def qos_of(reliability: str, durability: str) -> Qos:
+    forever = QosTime(9_223_372_036, 854_775_807)
+    return Qos(
+        QosHistory.KEEP_LAST, 7, QosReliability[reliability], QosDurability[durability], forever, forever,
+        QosLiveliness.AUTOMATIC, forever, False,
+    )  # fmt: skip

@@ -59,3 +59,11 @@ class CalibrationError(FisaError):
 
 class DataError(FisaError):
     """A data set, recipe or checkpoint that cannot be read."""
+
+
+class SourceError(FisaError):
+    """A folder, video or camera that gives no images."""
+
+
+class BagError(FisaError):
+    """A recording that cannot be read or written, or holds nothing of use."""

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from fisa_ros.core.errors import DataError
+from fisa_ros.core.stop_signals import noted_signals
 from fisa_ros.training.checkpoint import differences, fingerprint, load_tensors, save_tensors
-from fisa_ros.training.processes import Processes, noted_signals
+from fisa_ros.training.processes import Processes
 from fisa_ros.training.progress import Summary, TrainingLog
 
 Precision = Literal['fp32', 'bf16']

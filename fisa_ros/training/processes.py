@@ -1,9 +1,6 @@
-"""The processes of one training run, one or several: what they add up, share and are told by signals."""
+"""The processes of one training run, one or several: what they add up and share."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-import signal
-import threading
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from accelerate import Accelerator
@@ -92,18 +89,3 @@ class Processes:
         torch.set_rng_state(own['cpu'])
         if self.device.type == 'cuda' and 'cuda' in own:
             torch.cuda.set_rng_state(own['cuda'], self.device)
-
-
-@contextmanager
-def noted_signals() -> Iterator[list[int]]:
-    """Note SIGINT and SIGTERM instead of obeying them; launchers may send them twice to the same process."""
-    received: list[int] = []
-    previous = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, lambda number, _: received.append(number))
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

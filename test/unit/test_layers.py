@@ -17,7 +17,7 @@ RANK = {
             {'networks'},
             {'runtime'},
             {'pipeline'},
-            {'training', 'evaluation', 'simulation', 'datasets'},
+            {'training', 'evaluation', 'simulation', 'datasets', 'sources'},
             {'node'},
             {'tools'},
         ]
@@ -49,7 +49,9 @@ ALLOWED = {
     'mujoco': ('simulation',),
     'onnxruntime': ('runtime',),
     'open_clip': ('networks', 'training'),
+    'ray': ('node',),
     'rclpy': ('node',),
+    'rosbags': ('sources', 'node'),
     'tensorrt': ('runtime',),
     'torch': ('networks', *TORCH_RUNTIME, 'training'),
     'torchvision': ('networks', 'training'),
