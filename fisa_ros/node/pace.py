@@ -36,3 +36,33 @@ class Pace:
         self.skipped += 0 if is_first else steps - 1
         self._last = due
         return 0.0 if is_first else steps * self.period_s
+
+
+class RecordedPace:
+    """Says when what was recorded at some moment is due again.
+
+    Nothing is left out: what is late is due at once, and delays do not add up.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Wait for `start`.
+
+        Args:
+            clock: Seconds that never go back.
+        """
+        self._clock = clock
+        self._start_s = 0.0
+        self._start_ns = 0
+
+    def start(self, time_ns: int, in_s: float = 0.0) -> None:
+        """Let the moment `time_ns` of the recording be due in `in_s` seconds."""
+        self._start_s = self._clock() + in_s
+        self._start_ns = time_ns
+
+    def wait_s(self, time_ns: int) -> float:
+        """Return the time until a moment of the recording is due, 0 or less if it is."""
+        return self._start_s + (time_ns - self._start_ns) * 1e-9 - self._clock()
+
+    def now_ns(self) -> int:
+        """Return the moment of the recording that is due now."""
+        return self._start_ns + round((self._clock() - self._start_s) * 1e9)
