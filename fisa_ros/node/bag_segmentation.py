@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 import heapq
+from itertools import pairwise
 import json
 from pathlib import Path
 import shutil
@@ -196,7 +197,7 @@ def _split(bag: Bag, count: int) -> tuple[Part, ...]:
     # An empty recording has no times.
     start_ns, stop_ns = (bag.start_ns, bag.stop_ns) if bag.message_count else (0, 1)
     edges = [start_ns + (stop_ns - start_ns) * number // count for number in range(count + 1)]
-    return tuple(Part(number, *edge) for number, edge in enumerate(zip(edges, edges[1:], strict=False)))
+    return tuple(Part(number, *edge) for number, edge in enumerate(pairwise(edges)))
 
 
 def _count_outputs(task: BagTask, images: int, topics: int) -> int:

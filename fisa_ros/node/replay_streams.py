@@ -13,7 +13,7 @@ from rosbags.interfaces import Connection, ConnectionExtRosbag2
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
-from fisa_ros.core.errors import BagError, SourceError
+from fisa_ros.core.errors import BagError
 from fisa_ros.node.bag_topics import IMAGE_TYPES, OUTPUT_NAMESPACE
 from fisa_ros.node.conversions import image_to_msg
 from fisa_ros.node.raw_messages import StampShift, find_type

@@ -5,10 +5,10 @@ import logging
 from pathlib import Path
 import re
 
-from PIL import Image, UnidentifiedImageError
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 
 from fisa_ros.core.errors import ImageError, SourceError
 from fisa_ros.sources.frames import SourceFrame

@@ -204,7 +204,7 @@ def test_topics_can_be_remapped(start_node, client, listen, write_bag):
 def test_what_cannot_be_read_is_in_the_diagnostics(start_camera, client, photos):
     start_camera(photos, rate_hz='20.0', loop='true')
     statuses = client.listen('/diagnostics', DiagnosticArray)
-    client.spin_until(lambda: statuses and 'passes' in statuses[-1].status[0].message or len(statuses) >= 2)
+    client.spin_until(lambda: len(statuses) >= 2)
     status = statuses[-1].status[0]
     assert status.name == '/camera: replay'
     values = {pair.key: pair.value for pair in status.values}
