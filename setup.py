@@ -38,6 +38,8 @@ setup(
         'simulation': ['mujoco'],
         'tensorrt': ['cuda-bindings', 'ftfy', 'onnxruntime', 'tensorrt', 'tokenizers'],
         'train': ['accelerate', 'scipy', 'tensorboard'],
+        'bags': ['rosbags'],
+        'fleet': ['ray[data]', 'rosbags'],
         'dev': [
             'hypothesis',
             'mypy',

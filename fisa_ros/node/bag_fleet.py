@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 import json
+import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 import ray.data
@@ -13,7 +14,17 @@ import ray.data
 from fisa_ros.core.errors import BagError, FisaError
 from fisa_ros.node.bag_outputs import ModelOptions, OutputMaker
 from fisa_ros.node.bag_segmentation import BagTask, plan_bag, run_here, segment_bag
-from fisa_ros.sources.bag import BAG_SUFFIXES, is_bag
+from fisa_ros.sources.bag_paths import BAG_SUFFIXES, is_bag
+
+
+def connect(address: str | None) -> None:
+    """Connect this process to a Ray cluster, unless it is connected.
+
+    Args:
+        address: Of the cluster; None for RAY_ADDRESS, and if there is none, for a Ray of its own on this machine.
+    """
+    if not ray.is_initialized():
+        ray.init(address=address, logging_level=logging.WARNING)
 
 
 def find_bags(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
@@ -108,7 +119,7 @@ def segment_bags(
             result.parent.mkdir(parents=True, exist_ok=True)
     # A block for each recording: else one actor would get several in a row, and another nothing.
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        BagActor,
+        cast(Any, BagActor),
         fn_constructor_kwargs={'template': template, 'load': load},
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(rows)), max_tasks_in_flight_per_actor=1),
         num_cpus=cpus_per_actor,

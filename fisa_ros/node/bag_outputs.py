@@ -103,8 +103,7 @@ class OutputMaker:
     @property
     def method(self) -> str:
         """The model and what it runs on, as the node names it in VisionInfo."""
-        backend = self._segmenter.backend
-        return f'{self._segmenter.manifest.name} ({backend.name} on {backend.device})'
+        return self._segmenter.method
 
     def answer(self, data: bytes, msg_type: str, prefix: str, is_first: bool) -> list[Output]:
         """Return the outputs of one image, with its header.

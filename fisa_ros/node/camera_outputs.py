@@ -120,8 +120,7 @@ class CameraOutputs:
     def announce(self, in_use: VocabularyInUse, score_threshold: float, stamp: Time) -> None:
         """Publish the names of the class ids, and by what they are found, unless they were published before."""
         header = Header(stamp=stamp)
-        vocabulary, backend = in_use.vocabulary, in_use.segmenter.backend
-        method = f'{in_use.segmenter.manifest.name} ({backend.name} on {backend.device}, {backend.precision})'
+        vocabulary, method = in_use.vocabulary, in_use.segmenter.method
         is_same = self._announced_version == vocabulary.version
         if not is_same:
             self._publishers['label_info'].publish(conversions.label_info_to_msg(vocabulary, score_threshold, header))

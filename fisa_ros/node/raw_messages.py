@@ -14,7 +14,7 @@ _STAMP_END = _STAMP_AT + 8
 _S_IN_NS = 1_000_000_000
 
 
-def find_type(msg_type: str) -> type | None:
+def find_type(msg_type: str) -> Any:
     """Return the class of a message type such as `sensor_msgs/msg/Image`, None if it is not installed."""
     package, _, kind = msg_type.split('/') if msg_type.count('/') == 2 else ('', '', '')
     try:
@@ -45,7 +45,7 @@ class StampShift:
 
     def __init__(self, msg_type: str) -> None:
         """Look up where the type has its stamps."""
-        self._kind: Any = find_type(msg_type)
+        self._kind = find_type(msg_type)
         fields = self._kind.get_fields_and_field_types() if self._kind else {}
         self._starts_with_header = next(iter(fields.items()), None) == ('header', 'std_msgs/Header')
         self._is_tf = msg_type == 'tf2_msgs/msg/TFMessage'

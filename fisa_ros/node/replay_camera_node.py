@@ -12,7 +12,8 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 import rclpy
 from rclpy._rclpy_pybind11 import RCLError
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
@@ -26,8 +27,8 @@ from fisa_ros.core.errors import FisaError, SourceError
 from fisa_ros.node.logging_bridge import attach_package_log, detach_package_log
 from fisa_ros.node.pace import RecordedPace
 from fisa_ros.node.parameters import Parameters, ParameterStore, param
-from fisa_ros.node.replay_streams import BagStream, FrameStream, ImagePublisher, LiveStream, Moment, ReplayStream
-from fisa_ros.sources.bag import is_bag
+from fisa_ros.node.replay_streams import FrameStream, ImagePublisher, LiveStream, Moment, ReplayStream
+from fisa_ros.sources.bag_paths import is_bag
 from fisa_ros.sources.calibration_file import read_calibration
 from fisa_ros.sources.image_folder import IMAGE_SUFFIXES, ImageFolder
 from fisa_ros.sources.usb_camera import UsbCamera, device_path
@@ -226,7 +227,7 @@ def open_stream(node: Node, parameters: ReplayCameraParameters) -> ReplayStream:
     if device is None and not path.exists():
         raise SourceError(f'source {path} does not exist')
     if device is None and is_bag(path):
-        return BagStream(node, path, [topic for topic in parameters.topics if topic], parameters.tf)
+        return _open_bag(node, path, [topic for topic in parameters.topics if topic], parameters.tf)
     if any(parameters.topics) or parameters.tf:
         raise SourceError(f'{parameters.source} is no recording: it has no topics and no tf')
     calibration = read_calibration(Path(parameters.camera_info_file)) if parameters.camera_info_file else None
@@ -237,6 +238,15 @@ def open_stream(node: Node, parameters: ReplayCameraParameters) -> ReplayStream:
     is_image = path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES
     source = (ImageFolder if is_image else VideoFile)(path, parameters.rate_hz)
     return FrameStream(source, ImagePublisher(node, parameters.frame_id, calibration))
+
+
+def _open_bag(node: Node, path: Path, topics: list[str], with_tf: bool) -> ReplayStream:
+    # Videos and folders are replayed on robots that have no use for recordings.
+    try:
+        from fisa_ros.node.replay_bag import BagStream
+    except ModuleNotFoundError as error:
+        raise SourceError(f'to replay {path} a Python package is missing: pip install rosbags ({error})') from error
+    return BagStream(node, path, topics, with_tf)
 
 
 def run(args: list[str] | None = None) -> int:

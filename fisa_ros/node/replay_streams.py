@@ -1,30 +1,21 @@
-"""What a camera can replay: images, recordings, and cameras that are live."""
+"""What a camera can replay, and how it publishes images; recordings are in `replay_bag`."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
 import logging
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from builtin_interfaces.msg import Time
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rosbags.interfaces import Connection, ConnectionExtRosbag2
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
-from fisa_ros.core.errors import BagError
-from fisa_ros.node.bag_topics import IMAGE_TYPES, OUTPUT_NAMESPACE
 from fisa_ros.node.conversions import image_to_msg
-from fisa_ros.node.raw_messages import StampShift, find_type
-from fisa_ros.node.recorded_qos import recorded_qos
-from fisa_ros.sources.bag import Bag
 from fisa_ros.sources.calibration_file import CameraCalibration
 from fisa_ros.sources.frames import FrameSource, SourceFrame
 from fisa_ros.sources.usb_camera import UsbCamera
-
-CAMERA_INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
-TF_TYPE = 'tf2_msgs/msg/TFMessage'
 
 _IMAGE_QOS = QoSProfile(depth=2, reliability=ReliabilityPolicy.RELIABLE)
 _LIVE_WAIT_S = 0.02
@@ -53,7 +44,7 @@ class ReplayStream(Protocol):
     """
 
     is_live: bool
-    publishers: Sequence[Publisher]
+    publishers: list[Publisher]
 
     @property
     def skipped(self) -> int:
@@ -121,7 +112,7 @@ class FrameStream:
     def moments(self) -> Iterator[Moment | None]:
         """See `ReplayStream.moments`."""
         for frame in self._source.frames():
-            yield Moment(frame.time_ns, lambda shift_ns, frame=frame: self._output.publish(frame, shift_ns))
+            yield Moment(frame.time_ns, partial(self._output.publish, frame))
 
     def close(self) -> None:
         """See `ReplayStream.close`."""
@@ -142,71 +133,11 @@ class LiveStream:
         """See `ReplayStream.moments`; does not end."""
         while True:
             frame = self._camera.take(_LIVE_WAIT_S)
-            yield frame and Moment(frame.time_ns, lambda shift_ns, frame=frame: self._output.publish(frame, shift_ns))
+            yield Moment(frame.time_ns, partial(self._output.publish, frame)) if frame else None
 
     def close(self) -> None:
         """See `ReplayStream.close`."""
         self._camera.close()
-
-
-class BagStream:
-    """Topics of a recording, published without decoding them; see `ReplayStream`."""
-
-    is_live = False
-    skipped = 0
-
-    def __init__(self, node: Node, path: Path, topics: Sequence[str], with_tf: bool) -> None:
-        """Open the recording and create the topics.
-
-        Args:
-            node: Owns them.
-            path: Folder or file of the recording.
-            topics: Names; empty for all images, with depth and calibrations, but those that a segment node published.
-            with_tf: The transforms too.
-
-        Raises:
-            BagError: The recording cannot be read, has no such topic, or a topic's type is not installed.
-        """
-        self._bag = Bag(path)
-        try:
-            self._connections = _choose(self._bag, topics, with_tf)
-            self._publishers: dict[tuple[str, str], Publisher] = {}
-            self._shifts: dict[str, StampShift] = {}
-            for entry in self._connections:
-                self._publishers[entry.topic, entry.msgtype] = self._publishers.get(
-                    (entry.topic, entry.msgtype)
-                ) or node.create_publisher(find_type(entry.msgtype), entry.topic, self._qos(entry))
-                self._shifts[entry.msgtype] = StampShift(entry.msgtype)
-        except BaseException:
-            self._bag.close()
-            raise
-        self.publishers = list(self._publishers.values())
-
-    def moments(self) -> Iterator[Moment | None]:
-        """See `ReplayStream.moments`."""
-        for connection, time_ns, data in self._bag.messages(self._connections):
-            publisher = self._publishers[connection.topic, connection.msgtype]
-            shift = self._shifts[connection.msgtype]
-            yield Moment(
-                time_ns,
-                lambda shift_ns, data=data, publisher=publisher, shift=shift: publisher.publish(
-                    shift.apply(data, shift_ns)
-                ),
-            )
-
-    def close(self) -> None:
-        """See `ReplayStream.close`."""
-        self._bag.close()
-
-    def _qos(self, connection: Connection) -> QoSProfile:
-        same = [entry for entry in self._connections if entry[1:3] == connection[1:3]]
-        offers = [
-            offer
-            for entry in same
-            if isinstance(entry.ext, ConnectionExtRosbag2)
-            for offer in entry.ext.offered_qos_profiles
-        ]
-        return recorded_qos(offers, sum(entry.msgcount for entry in same))
 
 
 def calibration_to_msg(calibration: CameraCalibration, header: Header) -> CameraInfo:
@@ -215,26 +146,3 @@ def calibration_to_msg(calibration: CameraCalibration, header: Header) -> Camera
     msg.width, msg.height = calibration.size_wh
     msg.k, msg.r, msg.p = calibration.k, calibration.r, calibration.p
     return msg
-
-
-def _choose(bag: Bag, topics: Sequence[str], with_tf: bool) -> list[Connection]:
-    found = [entry for entry in bag.connections if entry.msgcount]
-    if topics:
-        names = sorted({entry.topic for entry in found})
-        if missing := [topic for topic in topics if topic not in names]:
-            raise BagError(f'{bag.path} has no messages on {", ".join(missing)}; topics are: {", ".join(names)}')
-        chosen = [entry for entry in found if entry.topic in topics]
-    else:
-        wanted = (*IMAGE_TYPES, CAMERA_INFO_TYPE)
-        chosen = [e for e in found if e.msgtype in wanted and f'/{OUTPUT_NAMESPACE}/' not in e.topic]
-        if not any(entry.msgtype in IMAGE_TYPES for entry in chosen):
-            raise BagError(f'{bag.path} has no topic of images; name what to replay with the parameter topics')
-    if with_tf:
-        transforms = [entry for entry in found if entry.msgtype == TF_TYPE and entry not in chosen]
-        if not transforms and not any(entry.msgtype == TF_TYPE for entry in chosen):
-            raise BagError(f'{bag.path} has no transforms ({TF_TYPE})')
-        chosen += transforms
-    for entry in chosen:
-        if find_type(entry.msgtype) is None:
-            raise BagError(f'the type {entry.msgtype} of {entry.topic} is not installed here: it cannot be published')
-    return chosen

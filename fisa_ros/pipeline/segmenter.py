@@ -68,6 +68,12 @@ class Segmenter:
         """Thresholds that fit the model."""
         return self.manifest.thresholds
 
+    @property
+    def method(self) -> str:
+        """The model and what it runs on, in words."""
+        backend = self.backend
+        return f'{self.manifest.name} ({backend.name} on {backend.device}, {backend.precision})'
+
     def prepare(self, vocabulary: Vocabulary) -> VocabularyState:
         """Encode the names of a vocabulary; those met before are not encoded again.
 

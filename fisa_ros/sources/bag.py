@@ -19,10 +19,10 @@ from rosbags.interfaces import (
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 
 from fisa_ros.core.errors import BagError
+from fisa_ros.sources.bag_paths import BAG_SUFFIXES, is_bag
 from fisa_ros.sources.message_definitions import Definition
 
 STORAGES = ('mcap', 'sqlite3')
-BAG_SUFFIXES = ('.mcap', '.db3')
 _FOREVER = QosTime(9_223_372_036, 854_775_807)
 
 
@@ -38,11 +38,6 @@ class BagMessage(NamedTuple):
     connection: Connection
     time_ns: int
     data: bytes
-
-
-def is_bag(path: Path) -> bool:
-    """Tell whether a path looks like a recording: a folder with `metadata.yaml`, or a file of one of its storages."""
-    return (path / 'metadata.yaml').is_file() if path.is_dir() else path.suffix in BAG_SUFFIXES
 
 
 class Bag:

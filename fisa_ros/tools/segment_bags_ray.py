@@ -44,9 +44,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     if options.actors < 1:
         raise DataError(f'--actors must be at least 1, got {options.actors}')
     try:
-        import ray
-
-        from fisa_ros.node.bag_fleet import find_bags, segment_bags
+        from fisa_ros.node.bag_fleet import connect, find_bags, segment_bags
     except ImportError as error:
         raise DataError(f'Ray Data is needed: pip install "fisa_ros[fleet]" ({error})') from error
     bags = find_bags(options.bags, options.out)
@@ -59,8 +57,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         outputs_only=options.outputs_only,
         part_images=options.part_images,
     )
-    if not ray.is_initialized():
-        ray.init(address=options.address, logging_level=logging.WARNING)
+    connect(options.address)
     summaries = segment_bags(
         bags, template, actors=options.actors, cpus_per_actor=options.cpus, gpus_per_actor=options.gpus
     )

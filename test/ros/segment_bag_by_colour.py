@@ -1,4 +1,4 @@
-"""The command line of `segment_bag` with the model that names colours; SEGMENT_S: seconds that it takes for an image."""
+"""The command line of `segment_bag` with the model that names colours; it takes SEGMENT_S seconds an image."""
 
 import os
 import sys

@@ -319,7 +319,7 @@ def test_a_full_disk_is_said_and_loses_nothing(write_bag, tmp_path, storage):
 def test_the_shipped_model_segments_a_recording(write_bag, run, tmp_path):
     code, summary, errors = run(write_bag(images=2), tmp_path / 'out', '--device', 'cpu')
     assert code == 0, errors
-    assert summary['methods'] == ['fisa-tiny (onnxruntime on cpu)']
+    assert summary['methods'][0].startswith('fisa-tiny (onnxruntime on cpu, ')
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def setup_keyword(name: str) -> ast.expr:
 def declared_distributions() -> dict[str, set[str]]:
     extras = ast.literal_eval(setup_keyword('extras_require'))
     return {
-        key: set(names)
+        key: {name.partition('[')[0] for name in names}
         for key, names in {**extras, 'core': ast.literal_eval(setup_keyword('install_requires'))}.items()
     }
 
@@ -105,13 +105,13 @@ def test_setup_py_lists_the_libraries_in_use():
 
 
 def test_the_set_up_pins_what_setup_py_lists():
-    runtime, dev = pins('runtime'), pins('dev')
+    runtime, dev = pins('runtime') | pins('full'), pins('dev')
     for key, names in declared_distributions().items():
         for name in set(names) - NOT_PINNED:
             assert name.lower().replace('_', '-') in (dev if key == 'dev' else runtime)
 
 
-@pytest.mark.parametrize('name', ['dev', 'robot', 'ros', 'runtime'])
+@pytest.mark.parametrize('name', ['dev', 'full', 'robot', 'ros', 'runtime'])
 def test_pins_agree_with_the_constraints(name):
     constraints = pins('constraints')
     for package, pinned in pins(name).items():

@@ -1,0 +1,74 @@
+"""No test machine has a camera; a video stands in for the device, which vanishes at its end."""
+
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from fisa_ros.core.errors import SourceError
+from fisa_ros.sources.usb_camera import UsbCamera, device_path
+
+
+@pytest.fixture
+def video(tmp_path, flags):
+    path = tmp_path / 'camera.avi'
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'MJPG'), 20.0, (160, 120))
+    for _ in range(5):
+        writer.write(flags[..., ::-1])
+    writer.release()
+    return str(path)
+
+
+def take(camera, timeout_s=10.0):
+    end_s = time.monotonic() + timeout_s
+    while time.monotonic() < end_s:
+        if frame := camera.take(0.1):
+            return frame
+    raise AssertionError('no image')
+
+
+def test_the_newest_image_is_taken_and_a_camera_that_vanishes_comes_back(video, flags, caplog):
+    camera = UsbCamera('/dev/video0', lambda _: cv2.VideoCapture(video))
+    try:
+        before_ns = time.time_ns()
+        frame = take(camera)
+        assert np.abs(frame.image.astype(int) - flags).mean() < 8
+        assert abs(frame.time_ns - before_ns) < 10_000_000_000
+        later = take(camera)
+        while camera.reconnects == 0:
+            later = take(camera)
+        assert later.time_ns > frame.time_ns
+    finally:
+        camera.close()
+    assert '/dev/video0 gives no more images: waiting for it to come back' in caplog.text
+
+
+def test_close_ends_the_wait_for_a_camera(video):
+    captures = [cv2.VideoCapture(video)]
+    camera = UsbCamera('/dev/video0', lambda _: captures.pop() if captures else cv2.VideoCapture())
+    take(camera)
+    time.sleep(0.3)
+    start_s = time.monotonic()
+    camera.close(timeout_s=5.0)
+    assert time.monotonic() - start_s < 4.0
+    assert camera.take(0.0) is None or camera.take(0.0) is None
+
+
+def test_no_camera_is_an_error_that_lists_those_that_are_there():
+    with pytest.raises(SourceError, match=r'no camera at /dev/video98; (there are /dev/video|this machine has no)'):
+        UsbCamera('/dev/video98')
+
+
+@pytest.mark.parametrize(
+    ('source', 'device'),
+    [
+        ('0', '/dev/video0'),
+        ('/dev/video3', '/dev/video3'),
+        ('/dev/v4l/by-id/usb-x', '/dev/v4l/by-id/usb-x'),
+        ('photos', None),
+        ('video0', None),
+    ],
+)
+def test_names_of_devices(source, device):
+    assert device_path(source) == device
