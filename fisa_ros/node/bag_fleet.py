@@ -119,7 +119,7 @@ def segment_bags(
             result.parent.mkdir(parents=True, exist_ok=True)
     # A block for each recording: else one actor would get several in a row, and another nothing.
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        cast(Any, BagActor),
+        cast('Any', BagActor),
         fn_constructor_kwargs={'template': template, 'load': load},
         compute=ray.data.ActorPoolStrategy(size=min(actors, len(rows)), max_tasks_in_flight_per_actor=1),
         num_cpus=cpus_per_actor,

@@ -66,7 +66,12 @@ class PartReport:
 
 
 class WorkFolder:
-    """The folder beside a recording in the making; removed when that is finished."""
+    """The folder beside a recording in the making; removed when that is finished.
+
+    Attributes:
+        path: The folder.
+        merged: Folder in it for the recording itself.
+    """
 
     def __init__(self, out: Path) -> None:
         """Name the folder without touching it.
@@ -75,6 +80,7 @@ class WorkFolder:
             out: The recording in the making.
         """
         self.path = out.with_name(f'{out.name}.work')
+        self.merged = self.path / 'merged'
 
     @contextmanager
     def opened(self, plan: dict[str, Any]) -> Iterator[None]:

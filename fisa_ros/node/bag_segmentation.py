@@ -1,6 +1,7 @@
 """From a recording to one with the outputs of the segment node in it; interrupted work goes on where it was."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 import heapq
 from itertools import pairwise
@@ -189,7 +190,12 @@ def segment_bag(
             'failed': [asdict(failed) for report in made for failed in report.failed],
             'methods': sorted({report.method for report in made}),
         }
-        work.publish(_merge(plan, work, summary, on_progress, is_stopped), out)
+        with ExitStack() as undo:
+            # On a disk that is full, half a result would be in the way of everything else.
+            undo.callback(shutil.rmtree, work.merged, ignore_errors=True)
+            _merge(plan, work, summary, on_progress, is_stopped)
+            undo.pop_all()
+        work.publish(work.merged / out.name, out)
     return summary | {'was_finished': False}
 
 
@@ -211,13 +217,11 @@ def _merge(
     summary: dict[str, Any],
     on_progress: Callable[[str, int], None],
     is_stopped: Callable[[], bool],
-) -> Path:
-    """Write source and outputs by time, an output after all that was recorded at its moment; return the folder."""
-    merged = work.path / 'merged'
-    shutil.rmtree(merged, ignore_errors=True)
-    merged.mkdir()
-    result = merged / plan.task.out.name
-    with Bag(plan.task.source) as bag, BagWriter(result, plan.storage) as writer:
+) -> None:
+    """Write source and outputs by time, an output after all that was recorded at its moment."""
+    shutil.rmtree(work.merged, ignore_errors=True)
+    work.merged.mkdir()
+    with Bag(plan.task.source) as bag, BagWriter(work.merged / plan.task.out.name, plan.storage) as writer:
         made = {name: summary[name] for name in ('images', 'failed', 'methods')}
         writer.set_note(_NOTE, json.dumps({'plan': plan.fingerprint, 'summary': made}))
         recorded: Iterator[BagMessage] = iter(())
@@ -235,7 +239,6 @@ def _merge(
             connection = topics[topic] if topic in topics else carried[message.connection.id]
             writer.write(connection, message.time_ns, message.data)
             on_progress(WRITING, 1)
-    return result
 
 
 def _finished_before(plan: BagPlan) -> dict[str, Any]:

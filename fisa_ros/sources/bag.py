@@ -16,7 +16,7 @@ from rosbags.interfaces import (
     QosReliability,
     QosTime,
 )
-from rosbags.rosbag2 import Reader, StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
 
 from fisa_ros.core.errors import BagError
 from fisa_ros.sources.bag_paths import BAG_SUFFIXES, is_bag
@@ -51,7 +51,7 @@ class Bag:
         """
         self.path = path
         if path.is_dir() and not is_bag(path):
-            raise BagError(f'{path} is no recording: it has no metadata.yaml')
+            raise BagError(f'{path} is no recording: it has no metadata.yaml (`ros2 bag reindex` makes one)')
         # The library raises what the damaged bytes happen to trigger.
         try:
             self._reader = Reader(path)
@@ -141,6 +141,9 @@ class BagWriter:
         if path.exists():
             raise BagError(f'{path} exists already')
         self._writer = Writer(path, version=Writer.VERSION_LATEST, storage_plugin=StoragePlugin[storage.upper()])
+        if storage == 'mcap':
+            # Masks are nearly all repetition; every reader of the format takes this.
+            self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
         self._topics: dict[tuple[str, str, str], Connection] = {}
 
     def __enter__(self) -> Self:

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message, serialize_message
+from rosbags.interfaces import QosDurability, QosHistory, QosReliability
+from rosbags.rosbag2 import StoragePlugin, Writer
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from fisa_ros.node.raw_messages import StampShift
-from fisa_ros.sources.bag import Bag
+from fisa_ros.node.raw_messages import StampShift, find_type
+from fisa_ros.node.recorded_qos import recorded_qos
+from fisa_ros.sources.bag import Bag, reliable_qos
 
 EXECUTABLE = Path(__file__).absolute().parents[2] / 'scripts' / 'camera_node'
 RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
@@ -165,8 +168,6 @@ def test_messages_come_when_they_are_due(start_camera, client, listen, write_bag
 
 def test_late_listeners_get_what_is_latched(start_node, client, write_bag):
     # Transforms need tf2_msgs, which is not everywhere; the type does not matter here.
-    from rosbags.rosbag2 import StoragePlugin, Writer
-
     source = write_bag()
     path = source.with_name('latched')
     with Bag(source) as bag, Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
@@ -249,6 +250,32 @@ def test_a_signal_ends_the_node_within_two_seconds(start_camera, client, write_b
     client.spin_until(lambda: len(images) >= 2)
     assert process.interrupt(number, timeout_s=2.0) == 0
     assert 'Traceback' not in process.log
+
+
+def test_transforms_come_along_where_their_type_is_installed(start_camera, write_bag):
+    process = start_camera(write_bag(), tf='true', delay_s='0.0')
+    if find_type('tf2_msgs/msg/TFMessage') is None:
+        assert process.wait() == 1
+        assert 'the type tf2_msgs/msg/TFMessage of /tf is not installed here' in process.log
+    else:
+        assert process.wait() == 0
+        assert 'finished: 31 messages' in process.log
+
+
+def test_quality_of_service_serves_whom_the_recorded_one_served():
+    def of(*offers, count=100):
+        chosen = recorded_qos([reliable_qos(False)._replace(**offer) for offer in offers], count)
+        return chosen.reliability.name, chosen.durability.name, chosen.history.name, chosen.depth
+
+    reliable, best_effort = QosReliability.RELIABLE, QosReliability.BEST_EFFORT
+    latched = QosDurability.TRANSIENT_LOCAL
+    assert of() == ('RELIABLE', 'VOLATILE', 'KEEP_LAST', 10)
+    assert of({'reliability': best_effort, 'depth': 5}) == ('BEST_EFFORT', 'VOLATILE', 'KEEP_LAST', 5)
+    assert of({'reliability': best_effort}, {'reliability': reliable})[0] == 'RELIABLE'
+    assert of({'durability': latched}, count=7)[1:] == ('TRANSIENT_LOCAL', 'KEEP_LAST', 7)
+    assert of({'durability': latched}, {}, count=7)[1:] == ('VOLATILE', 'KEEP_LAST', 1)
+    assert of({'durability': latched}, count=10**6)[3] == 1000
+    assert of({'history': QosHistory.KEEP_ALL, 'depth': 0})[2] == 'KEEP_ALL'
 
 
 def test_stamps_are_moved_in_messages_of_both_byte_orders():

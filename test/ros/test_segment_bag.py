@@ -300,18 +300,32 @@ def test_a_signal_ends_the_run_at_a_good_moment(write_bag, tmp_path, number, pro
     assert summary['kept'] >= 4
 
 
-@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
-def test_a_full_disk_is_said_and_loses_nothing(write_bag, tmp_path, storage):
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_said(write_bag, tmp_path):
+    arguments = write_bag(images=20), tmp_path / 'out', '--part-images', 4, '--jobs', 2
+    process = start(*arguments, segment_s=0.2)
+    wait_for(lambda: parts_of(tmp_path / 'out'))
+    children = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
+    workers = [child for child in children if 'spawn_main' in Path(f'/proc/{child}/cmdline').read_text()]
+    os.kill(int(workers[0]), signal.SIGKILL)
+    code, summary, errors = finish(process)
+    assert (code, summary) == (2, None)
+    assert 'a process ended without a word, perhaps for want of memory' in errors
+    assert finish(start(*arguments))[0] == 0
+
+
+@pytest.mark.parametrize(('storage', 'limit'), [('mcap', 60_000), ('sqlite3', 1_500_000)])
+def test_a_full_disk_is_said_and_loses_nothing(write_bag, tmp_path, storage, limit):
     source, out = write_bag(images=20), tmp_path / 'out'
     arguments = source, out, '--part-images', 8, '--storage', storage
-    # Parts are below this size, the result is above.
-    limit = 1_500_000
+    # Parts are below this size, the result is above; a full disk fails in the same places.
     code, summary, errors = finish(
         start(*arguments, limit=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit,) * 2))
     )
     assert (code, summary) == (2, None)
     assert 'cannot be written: ' in errors
     assert not out.exists()
+    assert not (tmp_path / 'out.work' / 'merged').exists()
     code, summary, _ = finish(start(*arguments))
     assert (code, summary['kept']) == (0, 40)
 

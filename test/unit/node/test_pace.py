@@ -1,6 +1,6 @@
 import pytest
 
-from fisa_ros.node.pace import Pace
+from fisa_ros.node.pace import Pace, RecordedPace
 
 
 class Clock:
@@ -51,3 +51,14 @@ def test_steps_add_up_to_the_time_that_passed(clock):
         clock.now_s += max(0.0, pace.wait_s()) + late_s
         total_s += pace.advance()
     assert total_s == pytest.approx(clock.now_s - 50.0, abs=pace.period_s)
+
+
+def test_recorded_moments_are_due_at_their_distances(clock):
+    pace = RecordedPace(clock)
+    pace.start(1_000_000_000_000, in_s=0.5)
+    assert pace.wait_s(1_000_000_000_000) == pytest.approx(0.5)
+    clock.now_s += 0.75
+    assert pace.now_ns() == pytest.approx(1_000_250_000_000, abs=1000)
+    assert pace.wait_s(1_000_100_000_000) == pytest.approx(-0.15)
+    # What was late does not delay what follows.
+    assert pace.wait_s(1_001_000_000_000) == pytest.approx(0.75)
