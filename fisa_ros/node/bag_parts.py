@@ -14,7 +14,7 @@ from typing import Any
 
 from rosbags.interfaces import Connection
 
-from fisa_ros.core.errors import BagError, FisaError
+from fisa_ros.core.errors import BagError, ImageError
 from fisa_ros.node.bag_outputs import LATCHED_OUTPUTS, OUTPUT_TYPES, OutputMaker, output_types
 from fisa_ros.sources.bag import Bag, BagMessage, BagWriter, reliable_qos
 from fisa_ros.sources.message_definitions import definition_of
@@ -142,7 +142,7 @@ class WorkFolder:
 
         Raises:
             StoppedError: It was asked to stop.
-            BagError: The recording is damaged, or the outputs cannot be written.
+            FisaError: The recording is damaged, the outputs cannot be written, or the model fails.
         """
         unfinished = self.path / 'unfinished' / self._folder(part).name
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -161,7 +161,7 @@ class WorkFolder:
                 images += 1
                 try:
                     outputs = maker.answer(message.data, message.connection.msgtype, prefix, topic not in told)
-                except FisaError as error:
+                except (BagError, ImageError) as error:
                     failed.append(FailedImage(topic, message.time_ns, str(error)))
                 else:
                     told.add(topic)
@@ -196,7 +196,10 @@ class WorkFolder:
         path = self.path / _PLAN_FILE
         wanted = json.loads(json.dumps(plan))
         if path.is_file():
-            begun = json.loads(path.read_text(encoding='utf-8'))
+            try:
+                begun = json.loads(path.read_text(encoding='utf-8'))
+            except ValueError:
+                raise BagError(f'{path} is damaged: remove {self.path} to begin anew') from None
             other = [key for key in wanted if begun.get(key) != wanted[key]]
             if other:
                 raise BagError(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 import gc
 import logging
+import math
 import os
 from pathlib import Path
 import sys
@@ -27,7 +28,7 @@ from fisa_ros.core.errors import FisaError, SourceError
 from fisa_ros.node.logging_bridge import attach_package_log, detach_package_log
 from fisa_ros.node.pace import RecordedPace
 from fisa_ros.node.parameters import Parameters, ParameterStore, param
-from fisa_ros.node.replay_streams import FrameStream, ImagePublisher, LiveStream, Moment, ReplayStream
+from fisa_ros.node.replay_streams import FrameStream, ImagePublisher, LiveStream, ReplayStream
 from fisa_ros.sources.bag_paths import is_bag
 from fisa_ros.sources.calibration_file import read_calibration
 from fisa_ros.sources.image_folder import IMAGE_SUFFIXES, ImageFolder
@@ -154,7 +155,7 @@ class ReplayCameraNode(Node):
                 if last_ns is not None and moment.time_ns > last_ns:
                     interval_s = (moment.time_ns - last_ns) * 1e-9
                 last_ns = moment.time_ns
-            if not self._wait(moment):
+            if not self._wait(None if moment is None or self._stream.is_live else moment.time_ns):
                 break
             if moment is not None:
                 moment.send(shift_ns or 0)
@@ -166,17 +167,23 @@ class ReplayCameraNode(Node):
     def _shift_ns(first_ns: int, in_s: float) -> int:
         return time.time_ns() + round(in_s * 1e9) - first_ns
 
-    def _wait(self, moment: Moment | None) -> bool:
-        """Serve this node's callbacks, at least once, until a moment is due; return False if the node is to end."""
-        is_paced = moment is not None and not self._stream.is_live
-        while self.context.ok():
-            wait_s = self._pace.wait_s(moment.time_ns) if moment is not None and is_paced else 0.0
+    def _wait(self, time_ns: int | None) -> bool:
+        """Serve this node's callbacks, at least once, until a moment of the recording is due.
+
+        Args:
+            time_ns: The moment; None for now.
+
+        Returns:
+            False if the node is to end.
+        """
+        wait_s = math.inf
+        while self.context.ok() and wait_s > 0.0:
+            wait_s = 0.0 if time_ns is None else self._pace.wait_s(time_ns)
             timeout_s = min(wait_s, self._tick()) if self._time_output else wait_s
             self._executor.spin_once(timeout_sec=max(0.0, timeout_s))
-            if wait_s <= 0.0 or (is_paced and moment is not None and self._pace.wait_s(moment.time_ns) <= 0.0):
-                self._worst_late_s = max(self._worst_late_s, -wait_s)
-                return self.context.ok()
-        return False
+            wait_s = 0.0 if time_ns is None else self._pace.wait_s(time_ns)
+        self._worst_late_s = max(self._worst_late_s, -wait_s)
+        return bool(self.context.ok())
 
     def _tick(self) -> float:
         """Publish the time if that is due; return the time until it is due again."""

@@ -168,7 +168,7 @@ def test_messages_come_when_they_are_due(start_camera, client, listen, write_bag
 
 def test_late_listeners_get_what_is_latched(start_node, client, write_bag):
     # Transforms need tf2_msgs, which is not everywhere; the type does not matter here.
-    source = write_bag()
+    source = write_bag(images=60)
     path = source.with_name('latched')
     with Bag(source) as bag, Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         info = next(entry for entry in bag.connections if entry.topic == '/front/camera_info')
@@ -181,12 +181,12 @@ def test_late_listeners_get_what_is_latched(start_node, client, write_bag):
             for entry, qos in ((info, [latched[0]._replace(depth=1)]), (image, ()))
         }
         for entry, time_ns, data in bag.messages([info, image]):
-            # Both infos at the beginning, then a second without.
+            # Two infos at the beginning, then none for seconds.
             if entry.topic == info.topic and time_ns > 1_700_000_000_150_000_000:
                 continue
             writer.write(topics[entry.topic], time_ns, data)
+    images = client.listen('/front/image_raw', Image, is_matched=False)
     start_node(executable=EXECUTABLE, source=str(path), delay_s='0.0')
-    images = client.listen('/front/image_raw', Image)
     client.spin_until(lambda: len(images) >= 2)
     late = client.listen('/front/camera_info', CameraInfo, QoSProfile(depth=10, durability=1))
     client.spin_until(lambda: len(late) == 2)

@@ -19,7 +19,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from sensor_msgs.msg import Image
 from vision_msgs.msg import LabelInfo
 
-from fisa_ros.core.errors import BagError
+from fisa_ros.core.errors import BagError, GpuMemoryError
 from fisa_ros.msg import SegmentArray
 from fisa_ros.node.bag_topics import choose_topics, output_prefixes
 from fisa_ros.pipeline.segmenter import Segmenter
@@ -238,6 +238,25 @@ def test_errors_say_what_to_do(write_bag, run, tmp_path, monkeypatch, arguments,
     assert (code, summary) == (2, None)
     assert reason in errors
     assert not (tmp_path / 'out').exists()
+
+
+def test_a_model_that_fails_is_not_taken_for_a_bad_image(write_bag, run, tmp_path, colours, monkeypatch):
+    arguments = write_bag(images=4), tmp_path / 'out', '--vocabulary', WORDS, '--part-images', 4
+    segment, count = colours.segment, 0
+
+    def segment_some(*arguments):
+        nonlocal count
+        count += 1
+        if count > 5:
+            raise GpuMemoryError('no memory left on the GPU')
+        return segment(*arguments)
+
+    monkeypatch.setattr(colours, 'segment', segment_some)
+    code, summary, errors = run(*arguments)
+    assert (code, summary, errors) == (2, None, 'error: no memory left on the GPU\n')
+    monkeypatch.setattr(colours, 'segment', segment)
+    code, summary, _ = run(*arguments)
+    assert (code, summary['images'], summary['kept'], summary['failed']) == (0, 8, 4, [])
 
 
 @pytest.mark.usefixtures('colours')
