@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from fisa_ros.core.class_names import name_key
 from fisa_ros.core.results import PanopticResult
 from fisa_ros.pipeline.boxes_3d import Box3d
-from fisa_ros.simulation.object_boxes import ObjectBox
+from fisa_ros.simulation.object_box import ObjectBox
 
 DISTANCES_M = (0.0, 1.5, 2.5, 4.0, np.inf)
 _MIN_OVERLAP = 0.5

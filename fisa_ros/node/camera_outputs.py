@@ -1,5 +1,6 @@
 """Everything that is published about the images of one camera."""
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +13,12 @@ from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
-from vision_msgs.msg import Detection2DArray, Detection3DArray, LabelInfo, VisionInfo
+from vision_msgs.msg import Detection3DArray, LabelInfo, VisionInfo
 from visualization_msgs.msg import MarkerArray
 
 from fisa_ros.core.results import PanopticResult
-from fisa_ros.msg import SegmentArray
 from fisa_ros.node import conversions, depth_messages
+from fisa_ros.node.frame_messages import OUTPUT_TYPES, OVERLAY, output_makers
 from fisa_ros.node.label_gate import LabelGate
 from fisa_ros.node.qos_overrides import overriding_options
 from fisa_ros.node.segment_parameters import CameraParameters
@@ -30,14 +31,13 @@ from fisa_ros.pipeline.reduced import reduce_map, reduce_result, reduced_size
 
 _QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 _LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+# Those that waited for labels are sent at once, and one of them must not push out another.
+_MASK_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+_MASKS = ('mask', 'reduced/mask')
+_MAX_HELD = 64
 _OUTPUTS: dict[str, tuple[type, QoSProfile]] = {
-    'mask': (Image, _QOS),
-    'instances': (Image, _QOS),
-    'confidence': (Image, _QOS),
-    'overlay': (Image, _QOS),
+    **{name: (msg_type, _MASK_QOS if name in _MASKS else _QOS) for name, msg_type in OUTPUT_TYPES.items()},
     'overlay/compressed': (CompressedImage, _QOS),
-    'segments': (SegmentArray, _QOS),
-    'detections': (Detection2DArray, _QOS),
     'label_info': (LabelInfo, _LATCHED_QOS),
     'vision_info': (VisionInfo, _LATCHED_QOS),
 }
@@ -47,11 +47,10 @@ _DEPTH_OUTPUTS: dict[str, tuple[type, QoSProfile]] = {
     'markers': (MarkerArray, _QOS),
 }
 _REDUCED_OUTPUTS: dict[str, tuple[type, QoSProfile]] = {
-    'reduced/mask': (Image, _QOS),
+    'reduced/mask': (Image, _MASK_QOS),
     'reduced/confidence': (Image, _QOS),
 }
 _REDUCED_DEPTH_OUTPUTS: dict[str, tuple[type, QoSProfile]] = {'reduced/points': (PointCloud2, _QOS)}
-_MASKS = ('mask', 'reduced/mask')
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +90,8 @@ class CameraOutputs:
             self._outputs |= _REDUCED_OUTPUTS | (_REDUCED_DEPTH_OUTPUTS if parameters.depth else {})
         self._publishers: dict[str, Publisher] = {}
         self._gate = LabelGate()
+        # Masks that wait for their labels to arrive, oldest first.
+        self._held: deque[tuple[str, Any]] = deque(maxlen=_MAX_HELD)
         self._announced_version = 0
         self._announced_method = ''
 
@@ -114,6 +115,7 @@ class CameraOutputs:
 
     def close(self) -> None:
         """Destroy the publishers."""
+        self._held.clear()
         while self._publishers:
             self._node.destroy_publisher(self._publishers.popitem()[1])
 
@@ -124,6 +126,8 @@ class CameraOutputs:
         is_same = self._announced_version == vocabulary.version
         if not is_same:
             self._publishers['label_info'].publish(conversions.label_info_to_msg(vocabulary, score_threshold, header))
+            # What waits has ids of the old words, and would come after the new ones.
+            self._held.clear()
             self._gate.note_labels()
         if not is_same or self._announced_method != method:
             label_topic = self._publishers['label_info'].topic_name
@@ -134,26 +138,18 @@ class CameraOutputs:
     def publish(self, segmented: Segmented, mask_encoding: str) -> None:
         """Publish what an image shows; `mask_encoding` is mono8 or mono16."""
         image, result, header = segmented.image, segmented.result, segmented.header
-        self._gate.wait(
-            self._publishers['label_info'], [self._publishers[name] for name in _MASKS if name in self._publishers]
-        )
-        self._send(
-            ('mask', lambda: conversions.mask_to_msg(result, mask_encoding, header)),
-            ('instances', lambda: conversions.image_to_msg(result.panoptic_map, 'mono16', header)),
-            ('confidence', lambda: conversions.image_to_msg(result.confidence_map, 'mono8', header)),
-            ('segments', lambda: conversions.segments_to_msg(result, header)),
-            ('detections', lambda: conversions.detections_to_msg(result, header)),
-        )
+        makers = output_makers(image, result, mask_encoding, header)
+        self._send(*((name, make) for name, make in makers.items() if name != OVERLAY))
         if self._is_wanted(*_REDUCED_OUTPUTS):
             reduced = reduce_result(result, self._reduced_width)
             self._send(
                 ('reduced/mask', lambda: conversions.mask_to_msg(reduced, mask_encoding, header)),
                 ('reduced/confidence', lambda: conversions.image_to_msg(reduced.confidence_map, 'mono8', header)),
             )
-        if self._is_wanted('overlay', 'overlay/compressed'):
+        if self._is_wanted(OVERLAY, 'overlay/compressed'):
             overlay = draw_overlay(image, result)
             self._send(
-                ('overlay', lambda: conversions.image_to_msg(overlay, 'rgb8', header)),
+                (OVERLAY, lambda: conversions.image_to_msg(overlay, 'rgb8', header)),
                 ('overlay/compressed', lambda: conversions.image_to_jpeg_msg(overlay, header)),
             )
 
@@ -183,13 +179,33 @@ class CameraOutputs:
                 ('markers', lambda: depth_messages.markers_to_msg(boxes, header, namespace=self._name)),
             )
 
+    @property
+    def is_holding(self) -> bool:
+        """True while masks wait for their labels to arrive; `release` must be called soon."""
+        return bool(self._held)
+
+    def release(self) -> None:
+        """Publish the masks that waited, if they need not wait any longer."""
+        if self._held and self._is_gate_open():
+            while self._held:
+                name, msg = self._held.popleft()
+                self._publishers[name].publish(msg)
+
     def _reduce_cloud(self, cloud: NDArray[np.void]) -> NDArray[np.void]:
         return reduce_map(cloud, reduced_size((cloud.shape[0], cloud.shape[1]), self._reduced_width))
 
     def _is_wanted(self, *names: str) -> bool:
         return any(name in self._publishers and self._publishers[name].get_subscription_count() for name in names)
 
+    def _is_gate_open(self) -> bool:
+        masks = [self._publishers[name] for name in _MASKS if name in self._publishers]
+        return self._gate.is_open(self._publishers['label_info'], masks)
+
     def _send(self, *messages: tuple[str, Callable[[], Any]]) -> None:
         for name, make in messages:
-            if self._is_wanted(name):
+            if not self._is_wanted(name):
+                continue
+            if name in _MASKS and (self._held or not self._is_gate_open()):
+                self._held.append((name, make()))
+            else:
                 self._publishers[name].publish(make())

@@ -37,8 +37,8 @@ class Frame:
 class CameraStream:
     """Receives the images of one camera and publishes what they show.
 
-    The input lives while the node is active, the outputs while it is configured. `announce`, `serve` and `serve_depth`
-    are called from the inference thread, everything else from the executor's.
+    The input lives while the node is active, the outputs while it is configured. `announce`, `serve`, `is_holding` and
+    `serve_waiting` are called from the inference thread, everything else from the executor's.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class CameraStream:
             parameters: Of the camera.
             id_quarantine_s: Time for which the id of a track that ended means nothing else.
             on_frame: Called for each image that arrives.
-            on_depth: Called when `serve_depth` may have something to do.
+            on_depth: Called when `serve_waiting` may have something to do.
         """
         prefix = f'{name}/' if name else ''
         self._node = node
@@ -140,8 +140,14 @@ class CameraStream:
             age_s=self._age_s(header.stamp),
         )
 
-    def serve_depth(self) -> None:
-        """Publish what has become complete with its depth."""
+    @property
+    def is_holding(self) -> bool:
+        """True while masks wait for their labels to arrive; `serve_waiting` must be called soon."""
+        return self._outputs.is_holding
+
+    def serve_waiting(self) -> None:
+        """Publish what has become complete with its depth, and masks whose labels have arrived."""
+        self._outputs.release()
         if self._depth:
             self._depth.serve()
 

@@ -19,6 +19,7 @@ _log = logging.getLogger(__name__)
 
 _MAX_REQUESTS = 16
 _REPEAT_S = 10.0
+_HOLD_POLL_S = 0.005
 
 
 class FrameWorker:
@@ -106,7 +107,8 @@ class FrameWorker:
 
     def _run(self) -> None:
         while not self._is_stopping:
-            taken = self._waiting.take()
+            is_holding = any(stream.is_holding for stream in self._streams)
+            taken = self._waiting.take(_HOLD_POLL_S if is_holding else None)
             in_use = self._in_use()
             if self._is_stopping or in_use is None:
                 continue
@@ -130,7 +132,7 @@ class FrameWorker:
             elif taken.key is not None:
                 taken.key.serve(taken.frame, in_use, parameters)
         for stream in self._streams:
-            stream.serve_depth()
+            stream.serve_waiting()
 
 
 class _Request[T]:

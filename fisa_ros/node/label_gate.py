@@ -13,7 +13,6 @@ _SETTLE_S = 0.1
 # What has arrived is not yet read: whoever is late takes a mask first when both lie there.
 _READ_S = 0.2
 _TIMEOUT_S = 0.5
-_POLL_S = 0.002
 
 
 class LabelGate:
@@ -22,13 +21,16 @@ class LabelGate:
     Nav2's semantic layer ends its process on a mask before the first labels. A listener that has just come gets the
     latched labels up to 150 ms after it may get masks, and new labels take milliseconds.
 
-    `wait` and `note_labels` are called from the thread that publishes.
+    `is_open` and `note_labels` are called from the thread that publishes.
     """
 
     def __init__(self) -> None:
         self._mask_listeners = _Listeners()
         self._label_listeners = _Listeners()
-        self._has_new_labels = False
+        self._opens_s = 0.0
+        # Until when confirmation is waited for; None if everything is confirmed.
+        self._confirmed_by_s: float | None = None
+        self._is_newcomer_awaited = False
 
     @property
     def mask_events(self) -> PublisherEventCallbacks:
@@ -41,11 +43,11 @@ class LabelGate:
         return PublisherEventCallbacks(matched=self._label_listeners.note_match)
 
     def note_labels(self) -> None:
-        """Make the next `wait` wait until all have received what was published."""
-        self._has_new_labels = True
+        """Stay closed until all have received what was published."""
+        self._confirmed_by_s = time.monotonic() + _TIMEOUT_S
 
-    def wait(self, labels: Publisher, masks: Sequence[Publisher]) -> None:
-        """Return when all listeners have the labels: at once, unless labels or listeners are new.
+    def is_open(self, labels: Publisher, masks: Sequence[Publisher]) -> bool:
+        """Return True if masks may be sent: unless labels or listeners are new.
 
         Who does not confirm in half a second is not waited for again.
 
@@ -53,14 +55,21 @@ class LabelGate:
             labels: Reliable, transient local.
             masks: What needs the labels.
         """
-        has_new_labels, self._has_new_labels = self._has_new_labels, False
+        now_s = time.monotonic()
         if self._mask_listeners.has_newcomer(masks):
-            time.sleep(_SETTLE_S)
-        has_newcomer = self._label_listeners.has_newcomer([labels])
-        if has_newcomer or has_new_labels:
-            _wait_for_confirmation(labels)
-        if has_newcomer:
-            time.sleep(_READ_S)
+            self._opens_s = now_s + _SETTLE_S
+        if self._label_listeners.has_newcomer([labels]):
+            self._confirmed_by_s = now_s + _TIMEOUT_S
+            self._is_newcomer_awaited = True
+        if self._confirmed_by_s is not None:
+            # With a timeout rclpy would wait with the interpreter locked, and all other threads with it.
+            if now_s < self._confirmed_by_s and not labels.wait_for_all_acked(Duration()):
+                return False
+            self._confirmed_by_s = None
+            if self._is_newcomer_awaited:
+                self._is_newcomer_awaited = False
+                self._opens_s = now_s + _READ_S
+        return now_s >= self._opens_s
 
 
 class _Listeners:
@@ -82,10 +91,3 @@ class _Listeners:
         is_new = num > self._num_seen or num_matches > self._num_matches_seen
         self._num_matches_seen, self._num_seen = num_matches, num
         return is_new
-
-
-def _wait_for_confirmation(labels: Publisher) -> None:
-    # With a timeout rclpy would wait with the interpreter locked, and all other threads with it.
-    end_s = time.monotonic() + _TIMEOUT_S
-    while not labels.wait_for_all_acked(Duration()) and time.monotonic() < end_s:
-        time.sleep(_POLL_S)

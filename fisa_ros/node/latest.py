@@ -44,11 +44,11 @@ class LatestFrames[K, T]:
             self._condition.notify()
         return True
 
-    def take(self) -> Taken[K, T] | None:
-        """Wait for a frame or a request and take it; return None after `wake`."""
+    def take(self, timeout_s: float | None = None) -> Taken[K, T] | None:
+        """Wait for a frame or a request and take it; return None after `wake`, or when none came in time."""
         with self._condition:
-            self._condition.wait_for(lambda: self._waiting or self._requests or self._is_woken)
-            if self._is_woken:
+            self._condition.wait_for(lambda: self._waiting or self._requests or self._is_woken, timeout_s)
+            if self._is_woken or not (self._waiting or self._requests):
                 self._is_woken = False
                 return None
             if self._requests and (self._is_requests_turn or not self._waiting):

@@ -5,7 +5,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fisa_ros.core.results import Segment
-from fisa_ros.simulation.object_boxes import ObjectBox, object_box
+from fisa_ros.simulation.object_box import ObjectBox
+from fisa_ros.simulation.object_boxes import object_box
 from fisa_ros.simulation.opengl import mujoco
 from fisa_ros.simulation.room import STYLES, Room, make_room
 from fisa_ros.simulation.scene import FIELD_OF_VIEW_DEG, Scene, build_scene

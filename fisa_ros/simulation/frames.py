@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fisa_ros.core.results import Segment
 from fisa_ros.simulation.camera import SceneCamera, SceneRenderer, free_positions, view_pose
-from fisa_ros.simulation.object_boxes import ObjectBox
+from fisa_ros.simulation.object_box import ObjectBox
 from fisa_ros.simulation.room import make_room
 from fisa_ros.simulation.scene import build_scene
 

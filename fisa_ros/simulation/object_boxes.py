@@ -1,42 +1,13 @@
 """Where the objects of a simulated room really are, as boxes in the frame of the camera."""
 
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
 
+from fisa_ros.simulation.object_box import UNIT_CORNERS, ObjectBox
 from fisa_ros.simulation.opengl import mujoco
 from fisa_ros.simulation.scene import CAMERA_BODY, Scene
 
-_CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float)
 # MuJoCo's cameras look along -z with y up, optical frames along z with y down.
 _OPTICAL_FROM_CAMERA = np.diag([1.0, -1.0, -1.0])
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectBox:
-    """The smallest box around one object whose sides are parallel to the axes of the object's own frame.
-
-    Attributes:
-        id: The object's instance.
-        class_name: Name of its category.
-        center: `(3,)` float64, m, in the camera's optical frame (x right, y down, z forward).
-        size: `(3,)` float64, full extents along the columns of `rotation`, m.
-        rotation: `(3, 3)` float64, from the object's frame to the optical frame.
-        visible_share: Of the pixels that it would cover if nothing stood in front of it, the share that shows it.
-    """
-
-    id: int
-    class_name: str
-    center: NDArray[np.float64]
-    size: NDArray[np.float64]
-    rotation: NDArray[np.float64]
-    visible_share: float
-
-    @property
-    def corners(self) -> NDArray[np.float64]:
-        """`(8, 3)` float64, m."""
-        return self.center + (_CORNERS * self.size / 2) @ self.rotation.T
 
 
 def object_box(scene: Scene, data: mujoco.MjData, instance: int, visible_share: float) -> ObjectBox:
@@ -54,7 +25,7 @@ def object_box(scene: Scene, data: mujoco.MjData, instance: int, visible_share: 
     body = int(scene.model.geom_bodyid[geoms[0]])
     body_rotation = data.xmat[body].reshape(3, 3)
     bounds = scene.model.geom_aabb[geoms]
-    corners = bounds[:, None, :3] + _CORNERS * bounds[:, None, 3:]
+    corners = bounds[:, None, :3] + UNIT_CORNERS * bounds[:, None, 3:]
     in_world = np.einsum('gij,gkj->gki', data.geom_xmat[geoms].reshape(-1, 3, 3), corners)
     in_world += data.geom_xpos[geoms][:, None]
     in_body = (in_world.reshape(-1, 3) - data.xpos[body]) @ body_rotation

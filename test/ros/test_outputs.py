@@ -113,7 +113,7 @@ def test_label_info_comes_before_the_first_mask_and_reaches_late_joiners(client,
     assert {c.class_id: c.class_name for c in late[0].class_map} == {1: 'red', 2: 'green', 3: 'blue'}
     assert late[0].threshold == pytest.approx(0.25)
     assert late[0].header.stamp.sec > 0
-    assert info[0].method == 'nearest-colour (nearest-colour on cpu)'
+    assert info[0].method == 'nearest-colour (nearest-colour on cpu, fp32)'
     assert info[0].database_version == 1
 
 

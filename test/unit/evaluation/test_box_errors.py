@@ -9,7 +9,7 @@ from fisa_ros.pipeline.solid_fit import Solid
 from fisa_ros.simulation.camera import pixel_intrinsics
 from fisa_ros.simulation.depth_noise import DepthNoise
 from fisa_ros.simulation.frames import view_frames
-from fisa_ros.simulation.object_boxes import ObjectBox
+from fisa_ros.simulation.object_box import ObjectBox
 
 SIZE_WH = (640, 480)
 # Room and number of views in which boxes or balls stand whole at 1.5 to 2.5 m.

@@ -56,3 +56,10 @@ def test_forgotten_requests_are_returned() -> None:
     frames.put('front', 10)
     assert frames.clear_requests() == [1]
     assert frames.take() == ('front', 10)
+
+
+def test_a_wait_ends_when_nothing_comes_in_time() -> None:
+    frames = LatestFrames[str, int]()
+    assert frames.take(timeout_s=0.01) is None
+    frames.put('front', 1)
+    assert frames.take(timeout_s=0.01) == ('front', 1)
