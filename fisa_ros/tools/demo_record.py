@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from fisa_ros.core.errors import FisaError
 from fisa_ros.core.vocabulary import Vocabulary
 from fisa_ros.evaluation.recording import AnsweredFrame
-from fisa_ros.node.stream_recorder import VocabularyAnswer
+from fisa_ros.node.segment_client import VocabularyAnswer
 from fisa_ros.tools.demo_phases import Phase
 
 

@@ -10,7 +10,8 @@ from typing import Self
 
 from tqdm import tqdm
 
-from fisa_ros.node.stream_recorder import Status, StreamRecorder
+from fisa_ros.node.segment_client import Status
+from fisa_ros.node.stream_recorder import StreamRecorder
 from fisa_ros.tools.demo_phases import Phase
 from fisa_ros.tools.demo_record import DemoError, DemoOptions, DemoRecord, PhaseRecord, Picture
 from fisa_ros.tools.node_process import NodeProcess

@@ -27,7 +27,12 @@ class NodeProcess:
     """
 
     def __init__(
-        self, name: str, parameters: Mapping[str, object], log: Path, environment: Mapping[str, str] | None = None
+        self,
+        name: str,
+        parameters: Mapping[str, object],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        command: Sequence[str] = (),
     ) -> None:
         """Start the executable.
 
@@ -36,6 +41,7 @@ class NodeProcess:
             parameters: ROS parameters to start with.
             log: File to write.
             environment: Variables besides those of this process.
+            command: What starts the executable; empty to find it by its name.
         """
         self.name = name
         self.log = log
@@ -45,7 +51,7 @@ class NodeProcess:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open('w', encoding='utf-8') as file:
             self._process = subprocess.Popen(
-                [*_command(name), *arguments],
+                [*(command or _command(name)), *arguments],
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, 'PYTHONUNBUFFERED': '1', **(environment or {})},

@@ -3,7 +3,7 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from fisa_ros.core.vocabulary import Vocabulary, VocabularyClass, VocabularyRequest
-from fisa_ros.node.stream_recorder import VocabularyAnswer
+from fisa_ros.node.segment_client import VocabularyAnswer
 from fisa_ros.tools.demo_phases import Phase
 from fisa_ros.tools.demo_pictures import MAX_ANIMATION_BYTES, write_animation, write_pictures
 from fisa_ros.tools.demo_record import PhaseRecord, Picture
