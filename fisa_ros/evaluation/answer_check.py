@@ -120,7 +120,7 @@ class AnswerCheck:
         self._labels.clear()
 
     def _answer(self, stamp_ns: int) -> _Answer:
-        while len(self._waiting) >= self._max_waiting:
+        if stamp_ns not in self._waiting and len(self._waiting) >= self._max_waiting:
             oldest = self._waiting.pop(next(iter(self._waiting)))
             # Complete, it waited for a vocabulary that nobody ever set.
             self.faults.mixed_vocabularies += oldest.is_complete
