@@ -6,21 +6,20 @@ from dataclasses import dataclass
 import numpy as np
 
 MIN_SPAN_S = 60.0
+_WINDOW = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryGrowth:
-    """A straight line through the memory in use.
+    """Memory at both ends of a time.
 
     Attributes:
-        start_mb: Its value at the beginning.
-        end_mb: Its value at the end.
-        span_s: Time between both.
+        start_mb: Memory in use at the beginning.
+        end_mb: Memory in use at the end.
     """
 
     start_mb: float
     end_mb: float
-    span_s: float
 
     @property
     def percent(self) -> float:
@@ -28,10 +27,11 @@ class MemoryGrowth:
         return 100.0 * (self.end_mb - self.start_mb) / self.start_mb
 
 
-def fit_growth(samples: Sequence[tuple[float, float]], skip_s: float = 60.0) -> MemoryGrowth | None:
-    """Fit a line through samples by the method of Theil and Sen, which a few outliers do not move.
+def measure_growth(samples: Sequence[tuple[float, float]], skip_s: float = 60.0) -> MemoryGrowth | None:
+    """Compare the medians of the first and of the last tenth of the time, which peaks do not move.
 
-    The slope is the median of those between all pairs of samples, the line passes through the medians.
+    The middles of both lie nine tenths of the time apart; what lies between them is extended to the whole. Unlike a
+    fitted slope, this sees a single step too.
 
     Args:
         samples: Time in s and memory in MB, in order of time.
@@ -40,14 +40,12 @@ def fit_growth(samples: Sequence[tuple[float, float]], skip_s: float = 60.0) -> 
     Returns:
         None if less than `MIN_SPAN_S` remains, which says nothing.
     """
-    if not samples:
-        return None
     kept = [sample for sample in samples if sample[0] >= samples[0][0] + skip_s]
-    times_s, memory_mb = np.array(kept).reshape(-1, 2).T
-    if len(times_s) < 2 or times_s[-1] - times_s[0] < MIN_SPAN_S:
+    if not kept or kept[-1][0] - kept[0][0] < MIN_SPAN_S:
         return None
-    earlier, later = np.triu_indices(len(times_s), 1)
-    slope = np.median((memory_mb[later] - memory_mb[earlier]) / (times_s[later] - times_s[earlier]))
-    intercept = np.median(memory_mb) - slope * np.median(times_s)
-    start_mb, end_mb = (float(intercept + slope * time_s) for time_s in (times_s[0], times_s[-1]))
-    return MemoryGrowth(start_mb, end_mb, float(times_s[-1] - times_s[0]))
+    times_s, memory_mb = np.array(kept).T
+    window_s = _WINDOW * (times_s[-1] - times_s[0])
+    first = float(np.median(memory_mb[times_s <= times_s[0] + window_s]))
+    last = float(np.median(memory_mb[times_s >= times_s[-1] - window_s]))
+    beyond = (last - first) * _WINDOW / 2 / (1.0 - _WINDOW)
+    return MemoryGrowth(first - beyond, last + beyond)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fisa_ros.evaluation.memory_growth import fit_growth
+from fisa_ros.evaluation.memory_growth import measure_growth
 from fisa_ros.tools.soak_record import SoakOptions, SoakRecord
 
 MAX_GROWTH_PERCENT = 2.0
@@ -17,7 +17,7 @@ def summarize(options: SoakOptions, record: SoakRecord) -> dict[str, Any]:
     """Return the numbers and, as `violations`, what is not as it must be."""
     counts = record.counts
     ages_ms = np.array(record.ages_ms or [np.nan])
-    growth, anonymous = fit_growth(record.memory_mb), fit_growth(record.anonymous_mb)
+    growth, anonymous = measure_growth(record.memory_mb), measure_growth(record.anonymous_mb)
     summary: dict[str, Any] = {
         'minutes': record.stream_s / 60.0,
         'minutes_asked': options.minutes,
