@@ -12,6 +12,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 import rclpy
 from rclpy._rclpy_pybind11 import RCLError
 from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -102,7 +103,8 @@ class SegmentNode(LifecycleNode):
         ):
             self.create_service(srv_type, name, answer, qos_profile=_SERVICE_QOS, callback_group=group)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 1)
-        self.create_timer(_REPORT_PERIOD_S, self._report)
+        # A simulated clock may stand still or jump back, and that is when one looks at the diagnostics.
+        self.create_timer(_REPORT_PERIOD_S, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     @property
     def parameters(self) -> SegmentParameters:

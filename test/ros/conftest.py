@@ -5,15 +5,14 @@ from contextlib import suppress
 import itertools
 import os
 from pathlib import Path
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
 from typing import Any
 
 from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 import numpy as np
@@ -31,6 +30,7 @@ from fisa_ros.core.resources import cache_dir
 from fisa_ros.msg import SegmentArray
 from fisa_ros.node import conversions
 from fisa_ros.srv import GetVocabulary, SegmentImage, SetVocabulary
+from fisa_ros.tools.ros_domain import reserved_domain
 
 ROOT = Path(__file__).absolute().parents[2]
 TIMEOUT_S = 60.0
@@ -38,18 +38,6 @@ END_TIMEOUT_S = 10.0
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 COLORS = {'red': (255, 0, 0), 'green': (0, 255, 0), 'blue': (0, 0, 255)}
-
-
-def find_free_domain() -> int:
-    """Return a domain id whose discovery port nobody uses."""
-    for domain in random.sample(range(1, 102), 101):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.bind(('', 7400 + 250 * domain))
-            except OSError:
-                continue
-            return domain
-    raise RuntimeError('all ROS domains are in use')
 
 
 def stripes_image(size_hw: tuple[int, int] = (48, 64)) -> np.ndarray:
@@ -200,6 +188,64 @@ class Client:
         return stamp_key(header.stamp)
 
 
+class GoodStream:
+    """Good images all the time, whatever else happens, and what the node answers to them."""
+
+    FRAME_ID = 'good'
+
+    def __init__(self, client: Client, node: NodeProcess, period_s: float = 0.03) -> None:
+        self._client = client
+        self.node = node
+        self.is_on = True
+        self.sent: list[tuple[int, int]] = []
+        self.ids_of_version = {1: {1, 2, 3}}
+        self.answers = client.listen('segmentation/segments', SegmentArray, is_matched=False)
+        self.masks = client.listen('segmentation/mask', Image, is_matched=False)
+        self._reports = client.listen('/diagnostics', DiagnosticArray, is_matched=False)
+        client.node.create_timer(period_s, self._publish)
+
+    def serve(self, count: int = 2) -> None:
+        """Return when some of the images that are sent from now on are answered."""
+        self.is_on = True
+        since = self.sent[-1] if self.sent else (0, 0)
+        self._client.spin_until(
+            lambda: sum(stamp_key(msg.header.stamp) > since for msg in self.good_answers()) >= count
+        )
+
+    def good_answers(self) -> list[Any]:
+        return [msg for msg in self.answers if msg.header.frame_id == self.FRAME_ID]
+
+    def counts(self) -> dict[str, int]:
+        """What the node counts, as it says from now on."""
+        self._reports.clear()
+        topic = self._client.images.topic_name
+        self._client.spin_until(lambda: len(self._reports) >= 2)
+        (status,) = (s for s in self._reports[-1].status if topic in s.name)
+        return {pair.key: int(pair.value) for pair in status.values if pair.key in COUNTS}
+
+    def check(self) -> None:
+        """Every answer is to an image that was sent, in order, once, and made with the words of its version."""
+        known = set(self.sent)
+        version_of = {}
+        for messages in (self.answers, self.masks):
+            stamps = [stamp_key(msg.header.stamp) for msg in messages if msg.header.frame_id == self.FRAME_ID]
+            assert known >= set(stamps)
+            assert stamps == sorted(set(stamps))
+        for msg in self.good_answers():
+            version_of[stamp_key(msg.header.stamp)] = msg.vocabulary_version
+        assert set(version_of.values()) <= set(self.ids_of_version), 'the version changed by itself'
+        for msg in self.masks:
+            version = version_of.get(stamp_key(msg.header.stamp))
+            if msg.header.frame_id == self.FRAME_ID and version:
+                assert set(msg.data) == self.ids_of_version[version]
+        assert 'Traceback' not in self.node.log, self.node.log
+
+    def _publish(self) -> None:
+        if self.is_on:
+            self.sent.append(self._client.publish(frame_id=self.FRAME_ID))
+
+
+COUNTS = ('received', 'answered', 'dropped', 'refused')
 STEPS = ('configure', 'activate', 'deactivate', 'cleanup')
 SERVICES = {
     'set_vocabulary': SetVocabulary,
@@ -214,9 +260,7 @@ SERVICES = {
 
 
 @pytest.fixture(scope='session', autouse=True)
-def ros_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
-    if 'ROS_DOMAIN_ID' not in os.environ:
-        os.environ['ROS_DOMAIN_ID'] = str(find_free_domain())
+def ros_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
     os.environ['FASTRTPS_DEFAULT_PROFILES_FILE'] = str(ROOT / 'config' / 'fastdds.xml')
     exported = cache_dir() / 'fisa-tiny'
@@ -225,6 +269,12 @@ def ros_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
     cache_dir().mkdir()
     (cache_dir() / 'fisa-tiny').symlink_to(exported)
     os.environ['ROS_LOG_DIR'] = str(tmp_path_factory.mktemp('log'))
+    if 'ROS_DOMAIN_ID' in os.environ:
+        yield
+        return
+    with reserved_domain() as domain_id:
+        os.environ['ROS_DOMAIN_ID'] = str(domain_id)
+        yield
 
 
 @pytest.fixture
@@ -253,6 +303,22 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., NodeProcess]]:
     yield start
     for process in processes:
         process.close()
+
+
+@pytest.fixture
+def stream_of(client: Client, start_node: Callable[..., NodeProcess]) -> Iterator[Callable[..., GoodStream]]:
+    """Starts a node with good images for it; after the test it must still serve, and must have answered rightly."""
+    streams: list[GoodStream] = []
+
+    def start(*options: str, **parameters: str) -> GoodStream:
+        streams.append(GoodStream(client, start_node(*options, **{'vocabulary': '"red; green; blue"'} | parameters)))
+        streams[-1].serve()
+        return streams[-1]
+
+    yield start
+    for stream in streams:
+        stream.serve()
+        stream.check()
 
 
 @pytest.fixture
