@@ -22,6 +22,8 @@ from fisa_ros.node.spinning_node import SpinningNode
 from fisa_ros.srv import GetVocabulary, SetVocabulary
 
 _WATCH_PERIOD_S = 0.1
+# Fast DDS gives every caller of a service the answers to all callers: a short queue could lose its own among them.
+_SERVICE_QOS = QoSProfile(depth=128, reliability=ReliabilityPolicy.RELIABLE)
 _DIAGNOSTICS_QOS = QoSProfile(depth=20, reliability=ReliabilityPolicy.RELIABLE)
 
 
@@ -74,7 +76,7 @@ class SegmentClient(SpinningNode):
         self.diagnostics: dict[str, Status] = {}
         self.watch: Callable[[], None] = lambda: None
         self._clients: dict[str, Client] = {
-            name: self._node.create_client(kind, name)
+            name: self._node.create_client(kind, name, qos_profile=_SERVICE_QOS)
             for name, kind in (
                 ('set_vocabulary', SetVocabulary),
                 ('get_vocabulary', GetVocabulary),

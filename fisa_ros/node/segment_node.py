@@ -14,7 +14,7 @@ from rclpy._rclpy_pybind11 import RCLError
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions, install_signal_handlers, uninstall_signal_handlers
 from rclpy.utilities import try_shutdown
@@ -33,7 +33,7 @@ from fisa_ros.node.logging_bridge import attach_package_log, detach_package_log
 from fisa_ros.node.parameters import ParameterStore, read_overrides
 from fisa_ros.node.segment_image import SegmentImageService
 from fisa_ros.node.segment_parameters import CameraParameters, SegmentParameters, model_defaults
-from fisa_ros.node.transitions import transition
+from fisa_ros.node.transitions import ManagedNode, transition
 from fisa_ros.node.vocabulary_holder import VocabularyHolder
 from fisa_ros.pipeline.segmenter import Segmenter
 from fisa_ros.srv import GetVocabulary, SegmentImage, SetVocabulary
@@ -57,7 +57,7 @@ def load_segmenter(parameters: SegmentParameters) -> Segmenter:
     return Segmenter.load(parameters.model, parameters.backend, parameters.device, parameters.precision)
 
 
-class SegmentNode(LifecycleNode):
+class SegmentNode(ManagedNode):
     """Wires the parts: topics and services in the executor's thread, frames in a second, words in a third."""
 
     def __init__(self, segmenter_factory: SegmenterFactory = load_segmenter) -> None:

@@ -1,9 +1,11 @@
-"""One way out of every lifecycle transition: rclpy itself drops the exceptions of a transition without a word."""
+"""What rclpy lacks for managed nodes: it drops the exceptions of a transition, and dies of one that is not possible."""
 
 from collections.abc import Callable
 from functools import wraps
 import logging
+from typing import Any
 
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from fisa_ros.core.errors import FisaError
@@ -37,3 +39,24 @@ def transition[N: LifecycleNode](
         return TransitionCallbackReturn.SUCCESS
 
     return run
+
+
+class ManagedNode(LifecycleNode):
+    """A lifecycle node that refuses a transition which its state does not have.
+
+    rclpy lets the error out of the callback of the service: the node would end, and the caller would wait for ever.
+    """
+
+    # The name that Python gives to the private method of the base, which serves `change_state`.
+    def _LifecycleNodeMixin__on_change_state(self, request: Any, response: Any) -> Any:  # noqa: N802
+        try:
+            return super()._LifecycleNodeMixin__on_change_state(request, response)
+        except RCLError:
+            if not self.context.ok():
+                raise
+            wanted = request.transition.label or request.transition.id
+            _log.warning(
+                f'transition {wanted!r:.40} refused: state {self._state_machine.current_state[1]} has no such one'
+            )
+            response.success = False
+            return response

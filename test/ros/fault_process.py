@@ -6,13 +6,14 @@ import time
 from builtin_interfaces.msg import Time
 import numpy as np
 import rclpy
+from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from fisa_ros.node import conversions
 
 
-def film(node: rclpy.node.Node, is_big: bool) -> None:
+def film(node: Node, is_big: bool) -> None:
     images = node.create_publisher(Image, 'image', 5)
     size = (480, 640) if is_big else (48, 64)
     columns = np.arange(size[1]) * 3 // size[1]
@@ -26,7 +27,7 @@ def film(node: rclpy.node.Node, is_big: bool) -> None:
         time.sleep(0.02)
 
 
-def listen(node: rclpy.node.Node) -> None:
+def listen(node: Node) -> None:
     node.create_subscription(Image, 'segmentation/mask', lambda _: print('works', flush=True), 5)
     rclpy.spin(node)
 
