@@ -279,7 +279,7 @@ def run(args: list[str] | None = None, segmenter_factory: SegmenterFactory = loa
     code = 0
     try:
         if not node.parameters.autostart or node.bring_up():
-            executor.spin()
+            _spin(node, executor)
         elif node.context.ok():
             code = 1
     except (KeyboardInterrupt, ExternalShutdownException):
@@ -293,6 +293,21 @@ def run(args: list[str] | None = None, segmenter_factory: SegmenterFactory = loa
     node.end()
     try_shutdown()
     return code
+
+
+def _spin(node: SegmentNode, executor: SingleThreadedExecutor) -> None:
+    """Serve until interrupted; what a callback lets out is logged, and the others go on."""
+    while True:
+        try:
+            executor.spin()
+            return
+        except ExternalShutdownException:
+            raise
+        except Exception:
+            if not node.context.ok():
+                raise
+            # Of rclpy's own services some fail so on nonsense, such as a parameter of a type that does not exist.
+            _log.exception('a call or a message could not be served')
 
 
 def _ignore_signals() -> None:
