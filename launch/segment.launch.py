@@ -34,6 +34,8 @@ ARGUMENTS = {
     'log_level': ('info', 'Least severity to log.'),
     'rviz': ('false', 'Start rviz2 too.'),
     'fixed_frame': ('map', 'Frame that rviz2 draws in.'),
+    'respawn': ('false', 'Start the node again when it ends by itself.'),
+    'respawn_delay': ('2.0', 'Seconds until then.'),
 } | {name: ('', rule.description) for name, rule in rules(SegmentParameters).items()}
 
 
@@ -67,6 +69,8 @@ def segment(context: LaunchContext) -> Node:
         name='segment',
         namespace=LaunchConfiguration('namespace'),
         output='screen',
+        respawn=LaunchConfiguration('respawn'),
+        respawn_delay=float(LaunchConfiguration('respawn_delay').perform(context)),
         ros_arguments=['--log-level', LaunchConfiguration('log_level')],
         remappings=[
             remapping

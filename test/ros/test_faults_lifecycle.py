@@ -99,7 +99,9 @@ def test_the_last_transition_leaves_a_node_that_answers_and_can_be_ended(client,
 @pytest.mark.parametrize(
     'repetitions', [2, *[pytest.param(10, marks=pytest.mark.slow, id=f'10-{n}') for n in range(5)]]
 )
-@pytest.mark.parametrize('moment', ['idle', 'segmenting', 'encoding'])
+@pytest.mark.parametrize(
+    'moment', ['segmenting', *[pytest.param(m, marks=pytest.mark.slow) for m in ('idle', 'encoding')]]
+)
 def test_a_killed_node_comes_back_when_it_is_started_again(
     client, stream_of, start_node, colours, repetitions, moment
 ) -> None:

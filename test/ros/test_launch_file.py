@@ -14,7 +14,7 @@ pytest.importorskip('launch_ros')
 
 CONVENTIONAL = {
     'namespace', 'params_file', 'use_sim_time', 'log_level', 'image', 'depth_image', 'camera_info', 'rviz',
-    'fixed_frame',
+    'fixed_frame', 'respawn', 'respawn_delay',
 }  # fmt: skip
 
 
