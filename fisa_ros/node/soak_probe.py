@@ -177,17 +177,14 @@ class SoakProbe(SegmentClient):
             self._node.destroy_subscription(self._passing.pop())
         output, kind = _PASSING_OUTPUTS[number % len(_PASSING_OUTPUTS)]
         qos = _BEST_EFFORT_QOS if number // len(_PASSING_OUTPUTS) % 2 else _LISTEN_QOS
-        camera, check = (list_[number % len(list_)] for list_ in (self._cameras, self.checks))
+        camera, check = self._cameras[number % len(self._cameras)], self.checks[number % len(self.checks)]
         # Order counts within one subscription.
         name = f'passing {number}'
-        self._passing.append(
-            self._node.create_subscription(
-                kind,
-                f'{camera.prefix}segmentation/{output}',
-                lambda msg: check.add_message(name, stamp_ns(msg), msg.header.frame_id),
-                qos,
-            )
-        )
+
+        def read(msg: Any) -> None:
+            check.add_message(name, stamp_ns(msg), msg.header.frame_id)
+
+        self._passing.append(self._node.create_subscription(kind, f'{camera.prefix}segmentation/{output}', read, qos))
 
     def _listen(self, camera: _Camera, check: AnswerCheck, *, has_points: bool) -> None:
         def read_mask(msg: Image, info: dict[str, int]) -> None:
@@ -256,4 +253,4 @@ class PassingNode(SpinningNode):
 
 def _values(msg: Image) -> list[int]:
     dtype = np.uint8 if msg.encoding == 'mono8' else np.uint16
-    return np.flatnonzero(np.bincount(np.frombuffer(msg.data, dtype))).tolist()  # type: ignore[no-any-return]
+    return np.flatnonzero(np.bincount(np.frombuffer(msg.data, dtype))).tolist()

@@ -50,7 +50,7 @@ class ManagedNode(LifecycleNode):
     # The name that Python gives to the private method of the base, which serves `change_state`.
     def _LifecycleNodeMixin__on_change_state(self, request: Any, response: Any) -> Any:  # noqa: N802
         try:
-            return super()._LifecycleNodeMixin__on_change_state(request, response)
+            return super()._LifecycleNodeMixin__on_change_state(request, response)  # type: ignore[misc]
         except RCLError:
             if not self.context.ok():
                 raise

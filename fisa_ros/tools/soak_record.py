@@ -5,6 +5,8 @@ from pathlib import Path
 
 from fisa_ros.evaluation.answer_check import AnswerFaults
 
+COUNTS = ('received', 'answered', 'dropped', 'refused')
+
 
 @dataclass(frozen=True, slots=True)
 class SoakOptions:
@@ -84,6 +86,3 @@ class SoakRecord:
     is_crash: bool = False
     is_interrupted: bool = False
     exit_code: int | None = None
-
-
-COUNTS = ('received', 'answered', 'dropped', 'refused')
