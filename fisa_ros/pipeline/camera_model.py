@@ -85,17 +85,18 @@ class CameraModel:
 @lru_cache(maxsize=_CACHED_CAMERAS)
 def _rays(camera: CameraModel) -> Rays:
     (width, height), (fx, fy), (cx, cy) = camera.size_wh, camera.focal_xy, camera.center_xy
-    columns = (np.arange(width) - cx) / fx
-    rows = (np.arange(height)[:, None] - cy) / fy
-    if not camera._is_distorted:
-        plain_x, plain_y = np.broadcast_arrays(columns.astype(np.float32), rows.astype(np.float32))
-        return plain_x, plain_y
-    seen = np.stack(np.broadcast_arrays(columns, rows), axis=-1)
+    # A calibration may be wild: what does not fit into a number then becomes one that is not finite.
     with np.errstate(over='ignore', invalid='ignore', divide='ignore'):
+        columns = (np.arange(width) - cx) / fx
+        rows = (np.arange(height)[:, None] - cy) / fy
+        if not camera._is_distorted:
+            plain_x, plain_y = np.broadcast_arrays(columns.astype(np.float32), rows.astype(np.float32))
+            return plain_x, plain_y
+        seen = np.stack(np.broadcast_arrays(columns, rows), axis=-1)
         rays = (
             _undistort_fisheye(seen, camera) if camera.distortion_model == 'equidistant' else _undistort(seen, camera)
         )
-    x, y = np.ascontiguousarray(rays.transpose(2, 0, 1), np.float32)
+        x, y = np.ascontiguousarray(rays.transpose(2, 0, 1), np.float32)
     x.flags.writeable = y.flags.writeable = False
     return x, y
 

@@ -14,7 +14,11 @@ _REASONS_SHOWN = 3
 
 
 def summarize(options: SoakOptions, record: SoakRecord) -> dict[str, Any]:
-    """Return the numbers and, as `violations`, what is not as it must be."""
+    """Return the numbers and, as `violations`, what is not as it must be.
+
+    `inference_period_ms` is the mean time from one answered frame of a camera to its next, `inference_ms` that of one
+    frame in the model. With several cameras a frame may wait for its turn, but never in a queue.
+    """
     counts = record.counts
     ages_ms = np.array(record.ages_ms or [np.nan])
     growth, anonymous = measure_growth(record.memory_mb), measure_growth(record.anonymous_mb)
@@ -60,7 +64,9 @@ def summarize(options: SoakOptions, record: SoakRecord) -> dict[str, Any]:
             'p95': float(np.percentile(ages_ms, 95)) if record.ages_ms else None,
             'max': float(ages_ms.max()) if record.ages_ms else None,
         },
-        'inference_period_ms': record.stream_s * 1e3 / counts['answered'] if counts['answered'] else None,
+        'inference_period_ms': options.cameras * record.stream_s * 1e3 / counts['answered']
+        if counts['answered']
+        else None,
         'inference_ms': record.inference_ms,
         'interrupted': record.is_interrupted,
     }

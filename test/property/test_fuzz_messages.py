@@ -6,17 +6,17 @@ import itertools
 import cv2
 import numpy as np
 import pytest
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from fisa_ros.core.errors import FisaError, ImageError, VocabularyError
+from fisa_ros.core.errors import CalibrationError, FisaError, ImageError, VocabularyError
 from fisa_ros.core.vocabulary import MONO8_MAX_ID, MONO16_MAX_ID, VocabularyRegistry, VocabularyRequest
 from fisa_ros.node import conversions
+from fisa_ros.node.depth_messages import camera_model_from_msg, depth_from_msg
 from fisa_ros.node.image_decoding import ENCODINGS
 from fisa_ros.srv import SetVocabulary
 
 QUICK, FULL = 5_000, 100_000
-# Half of the messages are images, a quarter compressed ones, a quarter words.
-SHARES = {'images': 0.5, 'compressed': 0.25, 'words': 0.2, 'files': 0.05}
+SHARES = {'images': 0.4, 'compressed': 0.25, 'words': 0.2, 'depth': 0.06, 'calibrations': 0.04, 'files': 0.05}
 MAX_IDS = (MONO8_MAX_ID, MONO16_MAX_ID, 3)
 LENGTHS = [0, 1, 2, 3, 5, 7, 8, 16, 33, 2**16, 2**31, 2**32 - 1]
 Rng = np.random.Generator
@@ -79,6 +79,54 @@ def test_images(count) -> None:
         assert pixels.shape[:2] == (msg.height, msg.width)
 
     assert 0.1 * count < len(refusals(ImageError, count, use)) < 0.9 * count
+
+
+@counts('depth')
+def test_depth(count) -> None:
+    rng = np.random.default_rng(5)
+
+    def use(_: int) -> None:
+        msg = any_image(rng)
+        msg.encoding = str(rng.choice(['32FC1', '16UC1', 'mono16', '64FC1', '']))
+        value_bytes = 2 if msg.encoding in ('16UC1', 'mono16') else 4
+        if rng.random() < 0.7:
+            msg.step = msg.width * value_bytes
+            size = msg.step * msg.height if msg.width < 100 and msg.height < 100 else 100
+            msg.data = rng.bytes(size)
+        depth = depth_from_msg(msg)
+        assert depth.dtype == np.float32
+        assert depth.shape == (msg.height, msg.width)
+
+    assert 0.1 * count < len(refusals(ImageError, count, use)) < 0.95 * count
+
+
+def any_number(rng: Rng) -> float:
+    odd = [0.0, -1.0, 1e-300, 1e30, 1e300, float('nan'), float('inf'), float('-inf')]
+    return float(rng.choice(odd)) if rng.random() < 0.1 else float(rng.normal(0.0, 1.0))
+
+
+@counts('calibrations')
+def test_calibrations(count) -> None:
+    rng = np.random.default_rng(6)
+    models = ['plumb_bob', 'rational_polynomial', 'equidistant', '', 'magic']
+
+    def use(_: int) -> None:
+        width, height = (int(rng.choice(LENGTHS)) if rng.random() < 0.1 else int(rng.integers(1, 40)) for _ in 'wh')
+        msg = CameraInfo(width=width, height=height, distortion_model=str(rng.choice(models)))
+        msg.k = [50.0 * abs(any_number(rng)) if place in (0, 4) else 20.0 * any_number(rng) for place in range(9)]
+        msg.p = [any_number(rng) * 50.0 for _ in range(12)]
+        msg.d = [any_number(rng) for _ in range(rng.choice([0, 4, 5, 8, 3, 50]))]
+        if rng.random() < 0.2:
+            msg.binning_x, msg.binning_y = (int(rng.choice(LENGTHS)) for _ in 'xy')
+        if rng.random() < 0.2:
+            msg.roi.width, msg.roi.height, msg.roi.x_offset = (int(rng.choice(LENGTHS)) for _ in 'whx')
+        camera = camera_model_from_msg(msg, is_rectified=bool(rng.random() < 0.3))
+        width, height = camera.size_wh
+        assert min(width, height) >= 1
+        if width * height < 10_000:
+            assert [rays.shape for rays in camera.rays] == [(height, width)] * 2
+
+    assert 0.1 * count < len(refusals(CalibrationError, count, use)) < 0.99 * count
 
 
 def true_files(rng: Rng) -> list[bytes]:

@@ -64,7 +64,8 @@ def test_a_short_soak_of_fisa_tiny(start_soak) -> None:
     assert summary['memory_growth_percent'] is None, 'half a minute says nothing'
     assert summary['memory_mb']['last'] > 50.0
     assert 0 < summary['age_ms']['p50'] <= summary['age_ms']['p95']
-    assert 0 < summary['inference_ms'] < summary['inference_period_ms'] * 1.5
+    # Two cameras take turns.
+    assert 0 < summary['inference_ms'] < summary['inference_period_ms']
 
 
 @pytest.mark.slow
