@@ -31,7 +31,10 @@ class DepthReport:
         published: Frames whose points were published.
         unpaired: Frames for which no depth of their moment came.
         refused: Frames whose depth could not be used.
-        recently_refused: Those of them since the last report.
+        recently_published: Frames whose points were published since the last report.
+        recently_unpaired: Frames without depth since the last report.
+        recently_refused: Frames whose depth was refused since the last report.
+        nearest_s: How far from the stamp of the last frame without depth the nearest depth was; None if none came.
         silent_s: Seconds since the last depth image.
         last_error: Why the last one was refused; empty if there was none.
     """
@@ -40,7 +43,10 @@ class DepthReport:
     published: int
     unpaired: int
     refused: int
+    recently_published: int
+    recently_unpaired: int
     recently_refused: int
+    nearest_s: float | None
     silent_s: float
     last_error: str
 
@@ -71,18 +77,20 @@ class CameraDepth:
         self._outputs = outputs
         self._is_rectified = parameters.rectified
         self._on_depth = on_depth
-        self._depth = TopicInput(node, f'{prefix}depth', Image, self._receive_depth)
-        self._info = TopicInput(node, f'{prefix}camera_info', CameraInfo, self._receive_info)
+        self._depth = TopicInput(node, f'{prefix}depth', Image, self._receive_depth, advice='remap `depth`')
+        self._info = TopicInput(
+            node, f'{prefix}camera_info', CameraInfo, self._receive_info, advice='remap `camera_info`', is_stream=False
+        )
         self._pairing: StampPairing[Segmented, Image] = StampPairing(parameters.depth_tolerance_s)
         self._newest_info: CameraInfo | None = None
         self._refusal_throttle = Throttle(_REPEAT_S)
         self._lock = threading.Lock()
-        self._received = self._published = self._refused = self._refused_before = 0
+        self._received = self._published = self._refused = 0
+        self._reported = (0, 0, 0)
         self._last_error = ''
 
     def open(self) -> None:
         """Begin to receive."""
-        self._pairing.clear()
         self._depth.open()
         self._info.open()
 
@@ -112,16 +120,24 @@ class CameraDepth:
                 with self._lock:
                     self._published += 1
 
+    def forget_waiting(self) -> None:
+        """Give up the frames that wait for depth, and the depth that waits for frames."""
+        self._pairing.clear()
+
     def report(self) -> DepthReport:
         """Return the totals and what happened since the last report."""
         with self._lock:
-            before, self._refused_before = self._refused_before, self._refused
+            unpaired = self._pairing.unpaired
+            before, self._reported = self._reported, (self._published, unpaired, self._refused)
             return DepthReport(
                 received=self._received,
                 published=self._published,
-                unpaired=self._pairing.unpaired,
+                unpaired=unpaired,
                 refused=self._refused,
-                recently_refused=self._refused - before,
+                recently_published=self._published - before[0],
+                recently_unpaired=unpaired - before[1],
+                recently_refused=self._refused - before[2],
+                nearest_s=self._pairing.nearest_s,
                 silent_s=self._depth.silent_s,
                 last_error=self._last_error,
             )

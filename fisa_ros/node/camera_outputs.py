@@ -31,10 +31,9 @@ from fisa_ros.pipeline.reduced import reduce_map, reduce_result, reduced_size
 
 _QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 _LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-# Those that waited for labels are sent at once, and one of them must not push out another.
+# Those that waited for labels are sent at once, as many as the queue of a publisher holds.
 _MASK_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
 _MASKS = ('mask', 'reduced/mask')
-_MAX_HELD = 64
 _OUTPUTS: dict[str, tuple[type, QoSProfile]] = {
     **{name: (msg_type, _MASK_QOS if name in _MASKS else _QOS) for name, msg_type in OUTPUT_TYPES.items()},
     'overlay/compressed': (CompressedImage, _QOS),
@@ -91,7 +90,7 @@ class CameraOutputs:
         self._publishers: dict[str, Publisher] = {}
         self._gate = LabelGate()
         # Masks that wait for their labels to arrive, oldest first.
-        self._held: deque[tuple[str, Any]] = deque(maxlen=_MAX_HELD)
+        self._held: dict[str, deque[Any]] = {name: deque(maxlen=_MASK_QOS.depth) for name in _MASKS}
         self._announced_version = 0
         self._announced_method = ''
 
@@ -115,7 +114,7 @@ class CameraOutputs:
 
     def close(self) -> None:
         """Destroy the publishers."""
-        self._held.clear()
+        self.forget_waiting()
         while self._publishers:
             self._node.destroy_publisher(self._publishers.popitem()[1])
 
@@ -127,7 +126,7 @@ class CameraOutputs:
         if not is_same:
             self._publishers['label_info'].publish(conversions.label_info_to_msg(vocabulary, score_threshold, header))
             # What waits has ids of the old words, and would come after the new ones.
-            self._held.clear()
+            self.forget_waiting()
             self._gate.note_labels()
         if not is_same or self._announced_method != method:
             label_topic = self._publishers['label_info'].topic_name
@@ -182,14 +181,19 @@ class CameraOutputs:
     @property
     def is_holding(self) -> bool:
         """True while masks wait for their labels to arrive; `release` must be called soon."""
-        return bool(self._held)
+        return any(self._held.values())
 
     def release(self) -> None:
         """Publish the masks that waited, if they need not wait any longer."""
-        if self._held and self._is_gate_open():
-            while self._held:
-                name, msg = self._held.popleft()
-                self._publishers[name].publish(msg)
+        if self.is_holding and self._is_gate_open():
+            for name, messages in self._held.items():
+                while messages:
+                    self._publishers[name].publish(messages.popleft())
+
+    def forget_waiting(self) -> None:
+        """Give up the masks that wait."""
+        for messages in self._held.values():
+            messages.clear()
 
     def _reduce_cloud(self, cloud: NDArray[np.void]) -> NDArray[np.void]:
         return reduce_map(cloud, reduced_size((cloud.shape[0], cloud.shape[1]), self._reduced_width))
@@ -205,7 +209,7 @@ class CameraOutputs:
         for name, make in messages:
             if not self._is_wanted(name):
                 continue
-            if name in _MASKS and (self._held or not self._is_gate_open()):
-                self._held.append((name, make()))
+            if name in _MASKS and (self.is_holding or not self._is_gate_open()):
+                self._held[name].append(make())
             else:
                 self._publishers[name].publish(make())

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 import logging
+import sys
 import time
 
 from builtin_interfaces.msg import Time
@@ -62,15 +63,20 @@ class CameraStream:
         """
         prefix = f'{name}/' if name else ''
         self._node = node
+        self._name = name
         self._on_frame = on_frame
         self._outputs = CameraOutputs(node, name, parameters)
         self._depth = CameraDepth(node, prefix, self._outputs, parameters, on_depth) if parameters.depth else None
-        self._tracker = Tracker(TrackerOptions(id_quarantine_s=id_quarantine_s)) if parameters.tracking else None
+        self._tracker = (
+            Tracker(TrackerOptions(id_quarantine_s=min(id_quarantine_s, sys.float_info.max)))
+            if parameters.tracking
+            else None
+        )
         topic, msg_type = f'{prefix}image', Image
         if parameters.image_transport == 'compressed':
             # As image_transport has it: what is remapped is the name without the transport.
             topic, msg_type = f'{node.resolve_topic_name(topic)}/compressed', CompressedImage
-        self._input = TopicInput(node, topic, msg_type, self._receive)
+        self._input = TopicInput(node, topic, msg_type, self._receive, advice='remap `image`')
         self._refusal_throttle = Throttle(_REPEAT_S)
         self.counters = StreamCounters()
 
@@ -78,6 +84,12 @@ class CameraStream:
     def topic(self) -> str:
         """Full name of the input topic."""
         return self._input.topic
+
+    @property
+    def label(self) -> str:
+        """What tells this camera from all others: its topic, and its name where the topic is not made of it."""
+        is_own = not self._name or f'/{self._name}/' in self.topic
+        return self.topic if is_own else f'{self.topic} ({self._name})'
 
     def open_outputs(self) -> None:
         """Create the publishers."""
@@ -137,7 +149,7 @@ class CameraStream:
         self.counters.add_answer(
             latency_s=time.monotonic() - frame.received_s,
             inference_s=segmented_s - started_s,
-            age_s=self._age_s(header.stamp),
+            age_s=self._age_s(header.stamp) if seconds(header.stamp) else None,
         )
 
     @property
@@ -150,6 +162,12 @@ class CameraStream:
         self._outputs.release()
         if self._depth:
             self._depth.serve()
+
+    def forget_waiting(self) -> None:
+        """Give up what waits to be published; only while nothing is served."""
+        self._outputs.forget_waiting()
+        if self._depth:
+            self._depth.forget_waiting()
 
     def count_refusal(self, text: str) -> None:
         """Count a frame that could not be used, and log why unless that happened a moment ago."""

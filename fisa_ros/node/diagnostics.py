@@ -18,7 +18,7 @@ def build_diagnostics(
     state: str,
     is_enabled: bool,
     in_use: VocabularyInUse | None,
-    reports: Mapping[str, tuple[StreamReport, DepthReport | None]],
+    reports: Sequence[tuple[str, StreamReport, DepthReport | None]],
     header: Header,
 ) -> DiagnosticArray:
     """Return one status for the node and one for each camera.
@@ -28,7 +28,7 @@ def build_diagnostics(
         state: State of its lifecycle.
         is_enabled: False while paused by `set_enabled`.
         in_use: The model and the vocabulary, if one is loaded.
-        reports: The frames of each camera, by the name of its input topic.
+        reports: For each camera the name of its input topic, its frames and its depth, if that is used.
         header: With the node's time.
     """
     is_running = state == 'active' and is_enabled
@@ -53,7 +53,7 @@ def build_diagnostics(
                 level = DiagnosticStatus.ERROR if status.is_lost else DiagnosticStatus.WARN
                 message = f'{message}; {status.describe()}'
     statuses = [_status(level, f'{node_name}: model', message, hardware_id, values)]
-    for topic, (report, depth) in reports.items():
+    for topic, report, depth in reports:
         level, message = _judge(report, is_running)
         values = _values(report)
         if depth is not None:
@@ -71,7 +71,9 @@ def _judge(report: StreamReport, is_running: bool) -> tuple[bytes, str]:
         return DiagnosticStatus.ERROR, 'no publisher can reach this node: their quality of service does not match'
     if report.silent_s >= _STALE_S:
         return DiagnosticStatus.STALE, f'no image for {report.silent_s:.0f} s'
-    if report.input_rate_hz == 0.0:
+    if report.stuck_s >= _STALE_S:
+        return DiagnosticStatus.ERROR, f'stuck: no answer for {report.stuck_s:.0f} s while images wait'
+    if not report.received:
         return DiagnosticStatus.WARN, 'no image'
     if report.recently_refused:
         level = DiagnosticStatus.WARN if report.recently_answered else DiagnosticStatus.ERROR
@@ -102,7 +104,15 @@ def _values(report: StreamReport) -> dict[str, str]:
 def _depth_trouble(depth: DepthReport) -> str:
     if depth.silent_s >= _STALE_S:
         return f'no depth for {depth.silent_s:.0f} s'
-    return depth.last_error if depth.recently_refused else ''
+    if depth.recently_refused:
+        return depth.last_error
+    if depth.recently_unpaired and not depth.recently_published:
+        return (
+            f'no depth within depth_tolerance_s of the images; the nearest was {depth.nearest_s:.3f} s away'
+            if depth.nearest_s is not None
+            else 'no depth comes while its images are remembered'
+        )
+    return ''
 
 
 def _depth_values(depth: DepthReport) -> dict[str, str]:

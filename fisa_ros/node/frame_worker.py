@@ -78,8 +78,9 @@ class FrameWorker:
         return request.answer
 
     def clear(self) -> None:
-        """Forget the frames that wait."""
-        self._waiting.clear()
+        """Forget the frames that wait; they count as dropped."""
+        for stream in self._waiting.clear():
+            stream.counters.add_dropped()
 
     def wake(self) -> None:
         """Look for a new vocabulary, and for depth that has come, without waiting for a frame."""
@@ -97,13 +98,12 @@ class FrameWorker:
         if self._thread is None:
             return
         self._is_stopping = True
-        self._waiting.clear()
+        self.clear()
         self._waiting.wake()
         self._thread.join(timeout_s)
         self._thread = None
         for request in self._waiting.clear_requests():
-            if isinstance(request, _Request):
-                request.answer.set_exception(FisaError('the node has been deactivated'))
+            _fail(request, FisaError('the node has been deactivated'))
 
     def _run(self) -> None:
         while not self._is_stopping:
@@ -111,28 +111,52 @@ class FrameWorker:
             taken = self._waiting.take(_HOLD_POLL_S if is_holding else None)
             in_use = self._in_use()
             if self._is_stopping or in_use is None:
+                if taken is not None:
+                    _fail(taken.frame, FisaError('the node has been deactivated'))
+                    self._count_dropped(taken)
                 continue
-            try:
-                self._serve(in_use, taken)
-            except Exception as error:
-                if self._is_shut_down():
-                    return
-                if self._failure_throttle.is_due():
-                    _log.exception('frame failed')
-                if taken is not None and taken.key is not None:
-                    taken.key.counters.add_refusal(repr(error))
+            self._serve(in_use, taken)
 
     def _serve(self, in_use: VocabularyInUse, taken: 'Taken[CameraStream, Frame | _Request[Any]] | None') -> None:
         parameters = self._parameters()
-        for stream in self._streams:
-            stream.announce(in_use, parameters.score_threshold, self._stamp())
+        unannounced = {
+            stream
+            for stream in self._streams
+            if not self._try(stream, lambda one: one.announce(in_use, parameters.score_threshold, self._stamp()))
+        }
         if taken is not None:
             if isinstance(taken.frame, _Request):
                 taken.frame.do(in_use, parameters)
-            elif taken.key is not None:
-                taken.key.serve(taken.frame, in_use, parameters)
+            elif taken.key is None or taken.key in unannounced:
+                self._count_dropped(taken)
+            else:
+                frame = taken.frame
+                self._try(taken.key, lambda one: one.serve(frame, in_use, parameters))
         for stream in self._streams:
-            stream.serve_waiting()
+            self._try(stream, lambda one: one.serve_waiting())
+
+    def _try(self, stream: CameraStream, action: Callable[[CameraStream], None]) -> bool:
+        """Return False after an unexpected error, which is charged to the camera and stops nothing else."""
+        try:
+            action(stream)
+        except Exception as error:
+            if self._is_shut_down():
+                self._is_stopping = True
+                return False
+            if self._failure_throttle.is_due():
+                _log.exception(f'frame of {stream.topic} failed')
+            stream.counters.add_refusal(repr(error))
+            return False
+        return True
+
+    def _count_dropped(self, taken: 'Taken[CameraStream, Frame | _Request[Any]]') -> None:
+        if taken.key is not None:
+            taken.key.counters.add_dropped()
+
+
+def _fail(frame: 'Frame | _Request[Any]', error: FisaError) -> None:
+    if isinstance(frame, _Request):
+        frame.answer.set_exception(error)
 
 
 class _Request[T]:

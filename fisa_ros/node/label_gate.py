@@ -13,6 +13,7 @@ _SETTLE_S = 0.1
 # What has arrived is not yet read: whoever is late takes a mask first when both lie there.
 _READ_S = 0.2
 _TIMEOUT_S = 0.5
+_MAX_CLOSED_S = 1.0
 
 
 class LabelGate:
@@ -31,6 +32,7 @@ class LabelGate:
         # Until when confirmation is waited for; None if everything is confirmed.
         self._confirmed_by_s: float | None = None
         self._is_newcomer_awaited = False
+        self._closed_s: float | None = None
 
     @property
     def mask_events(self) -> PublisherEventCallbacks:
@@ -49,13 +51,20 @@ class LabelGate:
     def is_open(self, labels: Publisher, masks: Sequence[Publisher]) -> bool:
         """Return True if masks may be sent: unless labels or listeners are new.
 
-        Who does not confirm in half a second is not waited for again.
+        Who does not confirm in half a second is not waited for again; and it opens after a second, however many come.
 
         Args:
             labels: Reliable, transient local.
             masks: What needs the labels.
         """
         now_s = time.monotonic()
+        if self._may_open(now_s, labels, masks):
+            self._closed_s = None
+            return True
+        self._closed_s = now_s if self._closed_s is None else self._closed_s
+        return now_s - self._closed_s >= _MAX_CLOSED_S
+
+    def _may_open(self, now_s: float, labels: Publisher, masks: Sequence[Publisher]) -> bool:
         if self._mask_listeners.has_newcomer(masks):
             self._opens_s = now_s + _SETTLE_S
         if self._label_listeners.has_newcomer([labels]):

@@ -64,10 +64,12 @@ class LatestFrames[K, T]:
             self._is_woken = True
             self._condition.notify()
 
-    def clear(self) -> None:
-        """Forget the waiting frames."""
+    def clear(self) -> list[K]:
+        """Forget the waiting frames; return the cameras they came from."""
         with self._condition:
+            keys = list(self._waiting)
             self._waiting.clear()
+        return keys
 
     def clear_requests(self) -> list[T]:
         """Remove and return the waiting requests."""

@@ -152,9 +152,13 @@ class SegmentNode(ManagedNode):
     @transition
     def on_activate(self, _: LifecycleState) -> None:
         """Receive images and serve them."""
-        self._worker.start()
+        with ExitStack() as undo:
+            undo.callback(self._stop_frames)
+            for stream in self._streams:
+                stream.open_input()
+            self._worker.start()
+            undo.pop_all()
         for stream in self._streams:
-            stream.open_input()
             _log.info(f'active: waiting for images on {stream.topic}')
 
     @transition
@@ -189,6 +193,8 @@ class SegmentNode(ManagedNode):
         for stream in self._streams:
             stream.close_input()
         self._worker.stop()
+        for stream in self._streams:
+            stream.forget_waiting()
 
     def _release(self) -> None:
         self._stop_frames()
@@ -243,7 +249,7 @@ class SegmentNode(ManagedNode):
             self._state(),
             self._is_enabled,
             self._words.in_use,
-            {stream.topic: stream.report() for stream in self._streams},
+            [(stream.label, *stream.report()) for stream in self._streams],
             Header(stamp=self.get_clock().now().to_msg()),
         )
         self._diagnostics.publish(message)

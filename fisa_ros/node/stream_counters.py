@@ -22,6 +22,7 @@ class StreamReport:
         max_inference_ms: Largest time in the model since the last report; None without frames.
         mean_inference_ms: Mean time in the model since the last report; None without frames.
         max_age_ms: Largest age of an image's stamp at publication since the last report; None without frames.
+        stuck_s: Seconds since a frame was answered or refused while others wait; 0 while none does.
         silent_s: Seconds since the last image, or since the node listens; 0 while it does not.
         is_mismatched: True if no publisher found can reach the node, for its quality of service.
         last_error: Why the last refused frame was refused; empty if there was none.
@@ -39,6 +40,7 @@ class StreamReport:
     max_inference_ms: float | None
     mean_inference_ms: float | None
     max_age_ms: float | None
+    stuck_s: float
     silent_s: float
     is_mismatched: bool
     last_error: str
@@ -54,24 +56,38 @@ class StreamCounters:
     refused: int = 0
     last_error: str = ''
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    _recent: list[tuple[float, float, float]] = field(default_factory=list, repr=False)
+    _progress_s: float = 0.0
+    _recent: list[tuple[float, float, float | None]] = field(default_factory=list, repr=False)
     _reported: tuple[int, int, int, float] = field(default_factory=lambda: (0, 0, 0, time.monotonic()), repr=False)
+
+    @property
+    def _pending(self) -> int:
+        return self.received - self.answered - self.dropped - self.refused
 
     def add_received(self, is_drop: bool) -> None:
         """Count a frame that arrived; `is_drop` says that an older one was dropped for it."""
         with self._lock:
+            if not self._pending:
+                self._progress_s = time.monotonic()
             self.received += 1
             self.dropped += is_drop
 
-    def add_answer(self, latency_s: float, inference_s: float, age_s: float) -> None:
-        """Count a frame whose result was published."""
+    def add_dropped(self) -> None:
+        """Count a frame that was received and given up."""
         with self._lock:
+            self.dropped += 1
+
+    def add_answer(self, latency_s: float, inference_s: float, age_s: float | None) -> None:
+        """Count a frame whose result was published; `age_s` is None if the image had no stamp."""
+        with self._lock:
+            self._progress_s = time.monotonic()
             self.answered += 1
             self._recent.append((latency_s, inference_s, age_s))
 
     def add_refusal(self, reason: str) -> None:
         """Count a frame that could not be used."""
         with self._lock:
+            self._progress_s = time.monotonic()
             self.refused += 1
             self.last_error = reason
 
@@ -84,7 +100,8 @@ class StreamCounters:
             self._reported = self.received, self.answered, self.refused, now_s
             elapsed_s = max(now_s - then_s, 1e-9)
             latency_ms, inference_ms, age_ms = (
-                (max(values) * 1e3 for values in zip(*recent, strict=True)) if recent else (None, None, None)
+                max((value * 1e3 for value in values if value is not None), default=None)
+                for values in (zip(*recent, strict=True) if recent else ((), (), ()))
             )
             mean_inference_ms = sum(inference_s for _, inference_s, _ in recent) / len(recent) * 1e3 if recent else None
             return StreamReport(
@@ -100,6 +117,7 @@ class StreamCounters:
                 max_inference_ms=inference_ms,
                 mean_inference_ms=mean_inference_ms,
                 max_age_ms=age_ms,
+                stuck_s=now_s - self._progress_s if self._pending else 0.0,
                 silent_s=silent_s,
                 is_mismatched=is_mismatched,
                 last_error=self.last_error,

@@ -24,7 +24,16 @@ _REPEAT_S = 10.0
 class TopicInput:
     """Receives the messages of one topic; all calls come from the executor's thread."""
 
-    def __init__(self, node: LifecycleNode, name: str, msg_type: type, on_message: Callable[[Any], None]) -> None:
+    def __init__(
+        self,
+        node: LifecycleNode,
+        name: str,
+        msg_type: type,
+        on_message: Callable[[Any], None],
+        *,
+        advice: str,
+        is_stream: bool = True,
+    ) -> None:
         """Prepare an input that does not receive.
 
         Args:
@@ -32,11 +41,17 @@ class TopicInput:
             name: Of the topic, relative to the node's namespace, or absolute.
             msg_type: Type of its messages.
             on_message: Called with each message.
+            advice: What may help if there is no publisher.
+            is_stream: Whether messages must keep coming. Otherwise one is enough, and one that was published before
+                this input came, too.
         """
         self._node = node
         self._name = name
         self._msg_type = msg_type
         self._on_message = on_message
+        self._advice = advice
+        self._is_stream = is_stream
+        self._is_served = False
         package, _, _ = msg_type.__module__.partition('.')
         self._type_name = f'{package}/msg/{msg_type.__name__}'
         self._subscription: Subscription | None = None
@@ -62,7 +77,7 @@ class TopicInput:
             FisaError: An override of the quality of service has a value that does not exist.
         """
         self._overrides = overriding_options(self._node, self.topic, 'subscription')
-        self._subscribe(choose_input_qos(self._find_publishers()))
+        self._subscribe(self._choose_qos(self._find_publishers()))
         self._last_heard_s = time.monotonic()
 
     def close(self) -> None:
@@ -80,9 +95,15 @@ class TopicInput:
 
     def check_silence(self) -> None:
         """Warn if nothing arrives, and say what may be the cause."""
-        if self.silent_s >= _SILENCE_S and self._silence_throttle.is_due():
+        is_enough = self._is_served and not self._is_stream
+        if self.silent_s >= _SILENCE_S and not is_enough and self._silence_throttle.is_due():
             publishers = self._find_publishers()
-            _log.warning(explain_silence(self.topic, self._type_name, self._qos, publishers, self.silent_s))
+            _log.warning(
+                explain_silence(self.topic, self._type_name, self._qos, publishers, self.silent_s, self._advice)
+            )
+
+    def _choose_qos(self, publishers: list[Any]) -> QoSProfile:
+        return choose_input_qos(publishers, takes_latched=not self._is_stream)
 
     def _subscribe(self, qos: QoSProfile) -> None:
         self.close()
@@ -102,12 +123,14 @@ class TopicInput:
         if self._subscription is None or QoSPolicyKind.RELIABILITY in self._overrides.policy_kinds:
             return
         publishers = self._find_publishers()
-        qos = choose_input_qos(publishers)
-        if publishers and qos.reliability != self._qos.reliability:
+        qos = self._choose_qos(publishers)
+        is_same = (qos.reliability, qos.durability) == (self._qos.reliability, self._qos.durability)
+        if publishers and not is_same:
             self._subscribe(qos)
 
     def _receive(self, msg: Any) -> None:
         self._last_heard_s = time.monotonic()
+        self._is_served = True
         self._on_message(msg)
 
     def _find_publishers(self) -> list[Any]:

@@ -52,6 +52,20 @@ def test_nothing_is_published_while_inactive(client, start_node, colours) -> Non
         client.publish()
         client.spin_for(0.05)
     assert masks == []
+    # Not even a mask that waited for a new listener's labels comes out later.
+    assert client.change_state('activate')
+    client.connect()
+    late = client.listen('segmentation/mask', Image)
+    client.publish()
+    client.spin_for(0.03)
+    assert client.change_state('deactivate')
+    client.spin_for(0.5)
+    masks.clear()
+    late.clear()
+    assert client.change_state('activate')
+    client.spin_for(1.0)
+    assert masks == []
+    assert late == []
 
 
 def test_pause_and_resume(client, start_node, colours) -> None:

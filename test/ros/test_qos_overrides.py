@@ -6,6 +6,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
 from fisa_ros.msg import SegmentArray
+from fisa_ros.srv import SegmentImage
 
 INPUT = 'qos_overrides./image.subscription.'
 
@@ -61,6 +62,19 @@ def test_overrides_survive_a_round_trip(client, start_node, colours) -> None:
     for step in ('deactivate', 'cleanup', 'configure', 'activate'):
         assert client.change_state(step)
     assert subscription(client).reliability == ReliabilityPolicy.BEST_EFFORT
+
+
+def test_an_activation_that_fails_leaves_nothing_running(client, start_node, colours) -> None:
+    second = 'qos_overrides./rear/image.subscription.reliability'
+    node = start_node(**{'vocabulary': colours, 'cameras': '[front, rear]', second: 'bogus', 'autostart': 'false'})
+    assert client.change_state('configure')
+    for _ in range(2):
+        assert not client.change_state('activate')
+        assert client.state() == 'inactive'
+        client.spin_until(lambda: client.node.count_subscribers('/front/image') == 0)
+    assert f'cannot activate: parameter {second} must be one of' in node.log
+    answer = client.call('segment_image', SegmentImage.Request())
+    assert answer.message == 'the node is not active'
 
 
 @pytest.mark.parametrize(

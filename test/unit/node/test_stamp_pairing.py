@@ -50,14 +50,45 @@ def test_a_result_without_a_depth_in_reach_is_given_up(pairing) -> None:
     pairing.add_depth(at(1.03), 'd')
     assert taken(pairing) == []
     assert pairing.unpaired == 1
+    assert pairing.nearest_s == pytest.approx(0.03)
 
 
 def test_results_do_not_pile_up_without_depth(pairing) -> None:
     for number in range(10):
         pairing.add_result(at(1 + number), f'r{number}')
-    assert pairing.unpaired == 6
+    assert pairing.unpaired == 7
+    assert pairing.nearest_s is None
     pairing.add_depth(at(10), 'd')
     assert taken(pairing) == [('r9', 'd')]
+
+
+@pytest.mark.parametrize('late', ['result', 'depth'])
+@pytest.mark.parametrize('delay', [0, 6, 20, 45])
+def test_whatever_is_late_up_to_a_second_and_a_half_is_paired(pairing, late, delay) -> None:
+    pairs = []
+    for number in range(150):
+        now, then = number / 30, (number - delay) / 30
+        if late == 'result':
+            pairing.add_depth(at(1 + now), number)
+            if number >= delay:
+                pairing.add_result(at(1 + then), number - delay)
+        else:
+            pairing.add_result(at(1 + now), number)
+            if number >= delay:
+                pairing.add_depth(at(1 + then), number - delay)
+        pairs += taken(pairing)
+    if late == 'depth' and delay > 32:
+        # So many images at once are too much to keep.
+        assert pairs == []
+    else:
+        assert pairs == [(number, number) for number in range(150 - delay)]
+
+
+def test_of_depth_without_stamps_the_newest_is_taken(pairing) -> None:
+    for number in range(5):
+        pairing.add_depth(Time(), f'd{number}')
+    pairing.add_result(Time(), 'r')
+    assert taken(pairing) == [('r', 'd4')]
 
 
 def test_a_clock_that_jumps_back_leaves_nothing_stuck(pairing) -> None:
