@@ -20,10 +20,11 @@ import yaml
 from fisa_ros.core.resources import share_dir
 from fisa_ros.node.parameters import rules
 from fisa_ros.node.segment_parameters import SegmentParameters
+from fisa_ros.tools.ros_domain import profiles_variable
 from fisa_ros.tools.rviz_config import rviz_config
 
 CONFIG = share_dir() / 'config'
-PROFILES = 'FASTRTPS_DEFAULT_PROFILES_FILE'
+PROFILES = profiles_variable()
 ARGUMENTS = {
     'namespace': ('', 'Namespace of all topics and services.'),
     'image': ('', 'Topic of the camera images, also with compressed ones; a list for several cameras.'),
@@ -57,12 +58,15 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def segment(context: LaunchContext) -> Node:
+    cameras = texts(context, 'cameras') or list(SegmentParameters.cameras)
+    # The launch system itself only warns, and starts the node with its defaults.
+    if not Path(LaunchConfiguration('params_file').perform(context)).is_file():
+        raise ValueError(f'argument params_file: no file {LaunchConfiguration("params_file").perform(context)}')
     given = {
-        name: ParameterValue(LaunchConfiguration(name), value_type=list[str] if name == 'cameras' else type(default))
+        name: value(context, name, list[str] if name == 'cameras' else type(default))
         for name, default in asdict(SegmentParameters()).items()
         if LaunchConfiguration(name).perform(context)
     }
-    cameras = texts(context, 'cameras') or list(SegmentParameters.cameras)
     return Node(
         package='fisa_ros',
         executable='segment_node',
@@ -84,10 +88,26 @@ def segment(context: LaunchContext) -> Node:
     )
 
 
+def value(context: LaunchContext, argument: str, value_type: type) -> ParameterValue:
+    """Return an argument as the value of a parameter; what has another type is an error that names it."""
+    found = ParameterValue(LaunchConfiguration(argument), value_type=value_type)
+    try:
+        found.evaluate(context)
+    except ValueError as error:
+        raise ValueError(f'argument {argument}: {error}') from error
+    return found
+
+
 def texts(context: LaunchContext, argument: str) -> list[str]:
     """Return an argument as a list: written as one in YAML, or a single text; empty if it is not given."""
-    value = yaml.safe_load(LaunchConfiguration(argument).perform(context) or '[]')
-    return [str(entry) for entry in (value if isinstance(value, list) else [value])]
+    written = LaunchConfiguration(argument).perform(context)
+    try:
+        content = yaml.safe_load(written or '[]')
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"argument {argument} must be a name or a list like '[front, rear]', got '{written}'"
+        ) from error
+    return [str(entry) for entry in (content if isinstance(content, list) else [content])]
 
 
 def remap(cameras: list[str], argument: str, name: str, topics: list[str]) -> list[tuple[str, str]]:

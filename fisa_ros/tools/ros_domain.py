@@ -40,12 +40,10 @@ def reserved_domain() -> Iterator[int]:
 
 def domain_environment(domain_id: int) -> dict[str, str]:
     """Return the environment variables for processes that talk in this domain, on this machine only."""
-    profile = str(share_dir() / 'config' / 'fastdds.xml')
     return {
         'ROS_DOMAIN_ID': str(domain_id),
         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-        'FASTRTPS_DEFAULT_PROFILES_FILE': profile,
-        'FASTDDS_DEFAULT_PROFILES_FILE': profile,
+        profiles_variable(): str(share_dir() / 'config' / 'fastdds.xml'),
     }
 
 
@@ -68,6 +66,13 @@ def own_domain() -> Iterator[Path]:
                     del os.environ[key]
                 else:
                     os.environ[key] = value
+
+
+def profiles_variable() -> str:
+    """Return the environment variable in which Fast DDS looks for its profiles."""
+    # Fast DDS 3 came with Kilted; it has a name of its own and warns of the other.
+    distribution = os.environ.get('ROS_DISTRO') or os.environ.get('WHEELS') or 'jazzy'
+    return 'FASTRTPS_DEFAULT_PROFILES_FILE' if distribution == 'jazzy' else 'FASTDDS_DEFAULT_PROFILES_FILE'
 
 
 def _is_unused(domain_id: int) -> bool:

@@ -30,7 +30,7 @@ from fisa_ros.core.resources import cache_dir
 from fisa_ros.msg import SegmentArray
 from fisa_ros.node import conversions
 from fisa_ros.srv import GetVocabulary, SegmentImage, SetVocabulary
-from fisa_ros.tools.ros_domain import reserved_domain
+from fisa_ros.tools.ros_domain import profiles_variable, reserved_domain
 
 ROOT = Path(__file__).absolute().parents[2]
 TIMEOUT_S = 60.0
@@ -263,7 +263,7 @@ SERVICES = {
 @pytest.fixture(scope='session', autouse=True)
 def ros_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
-    os.environ['FASTRTPS_DEFAULT_PROFILES_FILE'] = str(ROOT / 'config' / 'fastdds.xml')
+    os.environ[profiles_variable()] = str(ROOT / 'config' / 'fastdds.xml')
     exported = cache_dir() / 'fisa-tiny'
     os.environ['XDG_CACHE_HOME'] = str(tmp_path_factory.mktemp('cache'))
     # What the set-up exported serves here too; texts are encoded anew.

@@ -30,4 +30,21 @@ def test_environment_stays_on_this_machine_and_carries_images():
     environment = ros_domain.domain_environment(12)
     assert environment['ROS_DOMAIN_ID'] == '12'
     assert environment['ROS_AUTOMATIC_DISCOVERY_RANGE'] == 'LOCALHOST'
-    assert environment['FASTRTPS_DEFAULT_PROFILES_FILE'].endswith('config/fastdds.xml')
+    assert environment[ros_domain.profiles_variable()].endswith('config/fastdds.xml')
+
+
+@pytest.mark.parametrize(
+    ('sourced', 'wheels', 'name'),
+    [
+        ('', '', 'RTPS'),
+        ('', 'jazzy', 'RTPS'),
+        ('jazzy', '', 'RTPS'),
+        ('', 'kilted', 'DDS'),
+        ('kilted', '', 'DDS'),
+        ('rolling', '', 'DDS'),
+    ],
+)
+def test_fast_dds_finds_the_profiles(monkeypatch, sourced, wheels, name):
+    monkeypatch.setenv('ROS_DISTRO', sourced)
+    monkeypatch.setenv('WHEELS', wheels)
+    assert ros_domain.profiles_variable() == f'FAST{name}_DEFAULT_PROFILES_FILE'
