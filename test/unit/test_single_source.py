@@ -111,8 +111,13 @@ def test_the_set_up_pins_what_setup_py_lists():
             assert name.lower().replace('_', '-') in (dev if key == 'dev' else runtime)
 
 
-@pytest.mark.parametrize('name', ['dev', 'full', 'robot', 'ros', 'runtime'])
+@pytest.mark.parametrize('name', ['dev', 'full', 'robot', 'ros-jazzy', 'ros-kilted', 'runtime'])
 def test_pins_agree_with_the_constraints(name):
-    constraints = pins('constraints')
+    constraints = pins('constraints') | pins(name.replace('ros', 'constraints') if name.startswith('ros-') else 'dev')
     for package, pinned in pins(name).items():
         assert constraints.get(package, pinned) == pinned
+
+
+def test_both_distributions_get_the_same_packages():
+    # Jazzy has no such package.
+    assert pins('ros-kilted').keys() - {'ros-ament-cmake-ros-core'} == pins('ros-jazzy').keys()
