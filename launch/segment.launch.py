@@ -113,7 +113,7 @@ def texts(context: LaunchContext, argument: str) -> list[str]:
 def remap(cameras: list[str], argument: str, name: str, topics: list[str]) -> list[tuple[str, str]]:
     """Return what leads the cameras' topics of one name to the given ones."""
     if topics and len(topics) != len(cameras):
-        raise ValueError(f'argument {argument} has {len(topics)} topics for the {len(cameras)} cameras of argument cameras')
+        raise ValueError(f'argument {argument} has {len(topics)} topics, argument cameras {len(cameras)} names')
     return [(f'{camera}/{name}' if camera else name, topic) for camera, topic in zip(cameras, topics, strict=False)]
 
 

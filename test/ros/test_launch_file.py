@@ -119,7 +119,7 @@ def test_topics_of_several_cameras(command) -> None:
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ({'cameras': '[front, rear]', 'image': '/a'}, 'argument image has 1 topics for the 2 cameras of argument cameras'),
+        ({'cameras': '[front, rear]', 'image': '/a'}, 'argument image has 1 topics, argument cameras 2 names'),
         ({'cameras': '[front'}, r"argument cameras must be a name or a list like '\[front, rear\]', got '\[front'"),
         ({'score_threshold': 'high'}, "argument score_threshold: .*'high'"),
         ({'depth': 'maybe'}, "argument depth: .*'maybe'"),
