@@ -126,6 +126,9 @@ class SegmentNode(ManagedNode):
         self._jobs.close(_END_TIMEOUT_S)
         detach_package_log(self._log_handler)
         super().destroy_node()
+        # rclpy leaves it to the garbage collector, and a thread that is still at work holds the node: the middleware
+        # of Kilted would then leave its shared memory behind.
+        self._state_machine.destroy_when_not_in_use()
 
     @transition
     def on_configure(self, _: LifecycleState) -> None:

@@ -5,6 +5,7 @@ from contextlib import suppress
 import itertools
 import os
 from pathlib import Path
+import re
 import signal
 import subprocess
 import sys
@@ -37,6 +38,7 @@ TIMEOUT_S = 60.0
 END_TIMEOUT_S = 10.0
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
+SHARED_MEMORY = re.compile(r'/dev/shm/fast(?:rtps|dds)_[0-9a-f]+$', re.MULTILINE)
 COLORS = {'red': (255, 0, 0), 'green': (0, 255, 0), 'blue': (0, 0, 255)}
 
 
@@ -64,6 +66,13 @@ class NodeProcess:
     @property
     def log(self) -> str:
         return self.log_path.read_text()
+
+    def shared_memory(self) -> set[Path]:
+        """What Fast DDS has allocated for this process."""
+        own, shared = (
+            set(SHARED_MEMORY.findall(Path(f'/proc/{pid}/maps').read_text())) for pid in (self.process.pid, 'self')
+        )
+        return {Path(path) for path in own - shared}
 
     def wait_for_log(self, text: str, timeout_s: float = TIMEOUT_S) -> None:
         end_s = time.monotonic() + timeout_s

@@ -26,12 +26,6 @@ def copied_model(tmp_path: Path) -> Path:
     return manifest
 
 
-def segments_of(pid: int | str) -> set[Path]:
-    """The shared memory that a process uses."""
-    lines = Path(f'/proc/{pid}/maps').read_text().splitlines()
-    return {Path(line.split()[-1]) for line in lines if '/dev/shm/fastrtps_' in line and 'port' not in line}
-
-
 def test_images_and_words_go_in_and_labelled_pixels_come_out(client, start_node, stripes) -> None:
     node = start_node(executable=SEGMENT_NODE, device='cpu')
     node.wait_for_log('active', START_TIMEOUT_S)
@@ -49,7 +43,7 @@ def test_images_and_words_go_in_and_labelled_pixels_come_out(client, start_node,
     assert answer.success, answer.message
     segments.clear()
     client.publish_until(lambda: segments and segments[-1].vocabulary_version == 2, image)
-    shared_memory = segments_of(node.process.pid) - segments_of('self')
+    shared_memory = node.shared_memory()
     assert shared_memory
     assert node.interrupt() == 0
     assert not [path for path in shared_memory if path.exists()]

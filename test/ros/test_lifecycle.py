@@ -122,9 +122,12 @@ def test_a_signal_ends_the_node_cleanly(client, start_node, colours, moment, num
         for _ in range(5):
             client.publish()
             client.spin_for(0.1)
+    shared_memory = node.shared_memory()
+    assert shared_memory
     started_s = time.monotonic()
     assert node.interrupt(number) == 0
     assert time.monotonic() - started_s < EXIT_LIMIT_S
+    assert not [path for path in shared_memory if path.exists()]
     assert 'Traceback' not in node.log
     assert 'terminate called' not in node.log
 
