@@ -15,16 +15,14 @@ set -eu
 
 ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
 case ${WHEELS:=jazzy} in
-  jazzy) suffix= ;;
-  *) suffix=-$WHEELS ;;
+  jazzy) suffix='' DISK_NEEDED_GB=10 ;; # PyTorch with CUDA is most of it
+  *) suffix=-$WHEELS DISK_NEEDED_GB=2 ;;
 esac
 VENV=$ROOT/.venv$suffix
 BUILD=$ROOT/build$suffix
 INSTALL=$ROOT/install$suffix
 STATE=$VENV/.fisa_ros
 REQUIREMENTS=$ROOT/tooling/requirements
-DISK_NEEDED_GB=${suffix:+2}
-DISK_NEEDED_GB=${DISK_NEEDED_GB:-10}
 GL_PACKAGES='libegl1 libgl1 libgl1-mesa-dri'
 
 say() { printf 'setup: %s\n' "$1"; }
@@ -155,7 +153,7 @@ fail_python() {
   fail 3 'no working Python 3.12 found: install one (`pyenv install 3.12`, or `uv python install 3.12`), or name it: make PYTHON=/path/to/python3.12'
 }
 
-# --- The virtual environment -----------------------------------------------------------------------------------------------------------
+# --- The virtual environment -----------------------------------------------------------------------------------------
 
 venv_is_good() {
   [ -f "$STATE/venv" ] && [ ! -f "$STATE/installing" ] && "$VENV/bin/python" -c '' 2>/dev/null || return 1
@@ -177,7 +175,7 @@ free_gb() { df -Pk "$ROOT" | awk 'NR == 2 { print int($4 / 1048576) }'; }
 
 require_disk() {
   [ "$(free_gb)" -ge "$DISK_NEEDED_GB" ] ||
-    fail 5 "$(free_gb) GB free in $ROOT, $DISK_NEEDED_GB GB needed for the Python packages${suffix:- (torch with CUDA is most of it)}"
+    fail 5 "$(free_gb) GB free in $ROOT, $DISK_NEEDED_GB GB needed for the Python packages"
 }
 
 requirement_files() {
@@ -190,7 +188,7 @@ constraint_files() {
   [ "$road" != wheels ] || echo "$REQUIREMENTS/constraints-$WHEELS.txt"
 }
 
-# The path file of what is shared; it must not be there while pip looks for what is missing here.
+# The path file of what is shared. pip must not see it: what it finds there it would not install here.
 shared_packages() { echo "$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"; }
 share_packages() {
   [ -z "$suffix" ] ||
