@@ -12,7 +12,7 @@ import tempfile
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.conditions import IfCondition
-from launch.substitutions import EnvironmentVariable, LaunchConfiguration
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration, TextSubstitution
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 import yaml
@@ -31,7 +31,7 @@ ARGUMENTS = {
     'depth_image': ('', 'Topic of the depth images; a list for several cameras.'),
     'camera_info': ('', 'Topic of the calibration; a list for several cameras.'),
     'params_file': (str(CONFIG / 'fisa.yaml'), 'File with parameters of the node.'),
-    'use_sim_time': ('false', 'Take the time from /clock.'),
+    'use_sim_time': ('', 'Take the time from /clock.'),
     'log_level': ('info', 'Least severity to log.'),
     'rviz': ('false', 'Start rviz2 too.'),
     'fixed_frame': ('map', 'Frame that rviz2 draws in.'),
@@ -58,15 +58,17 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def segment(context: LaunchContext) -> Node:
-    cameras = texts(context, 'cameras') or list(SegmentParameters.cameras)
-    # The launch system itself only warns, and starts the node with its defaults.
-    if not Path(LaunchConfiguration('params_file').perform(context)).is_file():
-        raise ValueError(f'argument params_file: no file {LaunchConfiguration("params_file").perform(context)}')
+    cameras = camera_names(context)
+    types = {name: type(default) for name, default in asdict(SegmentParameters()).items()} | {'use_sim_time': bool}
     given = {
-        name: value(context, name, list[str] if name == 'cameras' else type(default))
-        for name, default in asdict(SegmentParameters()).items()
-        if LaunchConfiguration(name).perform(context)
+        name: value(context, name, value_type)
+        for name, value_type in types.items()
+        if name != 'cameras' and LaunchConfiguration(name).perform(context)
     }
+    if texts(context, 'cameras'):
+        given['cameras'] = ParameterValue(
+            TextSubstitution(text=yaml.safe_dump(cameras, default_flow_style=True)), value_type=list[str]
+        )
     return Node(
         package='fisa_ros',
         executable='segment_node',
@@ -81,11 +83,24 @@ def segment(context: LaunchContext) -> Node:
             for argument, name in (('image', 'image'), ('depth_image', 'depth'), ('camera_info', 'camera_info'))
             for remapping in remap(cameras, argument, name, texts(context, argument))
         ],
-        parameters=[
-            LaunchConfiguration('params_file'),
-            {'use_sim_time': LaunchConfiguration('use_sim_time')} | given,
-        ],
+        parameters=[LaunchConfiguration('params_file'), *([given] if given else [])],
     )
+
+
+def camera_names(context: LaunchContext) -> list[str]:
+    """Return the names of the cameras: those of the argument, else those of the file of parameters."""
+    path = Path(LaunchConfiguration('params_file').perform(context))
+    # The launch system itself only warns, and starts the node with its defaults.
+    if not path.is_file():
+        raise ValueError(f'argument params_file: no file {path}')
+    content = yaml.safe_load(path.read_text(encoding='utf-8')) or {}
+    in_file = [
+        parameters['cameras']
+        for node, section in content.items()
+        if node.rpartition('/')[2] in ('segment', '*', '**')
+        and 'cameras' in (parameters := (section or {}).get('ros__parameters') or {})
+    ]
+    return texts(context, 'cameras') or (in_file[-1] if in_file else list(SegmentParameters.cameras))
 
 
 def value(context: LaunchContext, argument: str, value_type: type) -> ParameterValue:
@@ -119,7 +134,7 @@ def remap(cameras: list[str], argument: str, name: str, topics: list[str]) -> li
 
 def rviz(context: LaunchContext) -> Node:
     config = CONFIG / 'segment.rviz'
-    cameras = texts(context, 'cameras')
+    cameras = camera_names(context)
     if any(cameras):
         config = Path(tempfile.mkdtemp(prefix='fisa_ros_')) / 'segment.rviz'
         config.write_text(yaml.safe_dump(rviz_config(cameras), sort_keys=False))
@@ -128,5 +143,5 @@ def rviz(context: LaunchContext) -> Node:
         executable='rviz2',
         namespace=LaunchConfiguration('namespace'),
         arguments=['-d', str(config), '-f', LaunchConfiguration('fixed_frame')],
-        parameters=[{'use_sim_time': LaunchConfiguration('use_sim_time')}],
+        parameters=[{'use_sim_time': LaunchConfiguration('use_sim_time').perform(context) == 'true'}],
     )

@@ -86,12 +86,12 @@ def test_the_node_gets_the_profile_and_what_was_asked_for(command) -> None:
     environment, words = command(vocabulary="on; baker's rack", score_threshold='1')
     assert Path(environment[profiles_variable()]).samefile(share_dir() / 'config' / 'fastdds.xml')
     assert Path(after(words, '--params-file')[0]).samefile(share_dir() / 'config' / 'fisa.yaml')
-    assert given(words) == {'use_sim_time': False, 'vocabulary': "on; baker's rack", 'score_threshold': 1.0}
+    assert given(words) == {'vocabulary': "on; baker's rack", 'score_threshold': 1.0}
 
 
 def test_without_arguments_nothing_is_remapped(command) -> None:
     _, words = command()
-    assert given(words) == {'use_sim_time': False}
+    assert len(after(words, '--params-file')) == 1
     assert remappings(words) == set()
 
 
@@ -147,3 +147,24 @@ def test_rviz_shows_all_cameras(started) -> None:
     shutil.rmtree(path.parent)
     assert 'front/segmentation/overlay' in text
     assert 'rear/segmentation/points' in text
+
+
+@pytest.fixture
+def params_file(tmp_path) -> str:
+    path = tmp_path / 'robot.yaml'
+    path.write_text('{"/**/segment": {ros__parameters: {use_sim_time: true, cameras: [front, rear]}}}')
+    return str(path)
+
+
+def test_what_a_file_says_holds_unless_an_argument_says_otherwise(command, params_file) -> None:
+    _, words = command(params_file=params_file, depth='true')
+    assert given(words) == {'depth': True}
+    _, words = command(params_file=params_file, use_sim_time='false', cameras='front')
+    assert given(words) == {'use_sim_time': False, 'cameras': ['front']}
+
+
+def test_topics_belong_to_the_cameras_of_the_file(command, params_file) -> None:
+    _, words = command(params_file=params_file, image='[/a, /b]')
+    assert {'front/image:=/a', 'rear/image:=/b'} <= remappings(words)
+    with pytest.raises(ValueError, match='argument image has 1 topics, argument cameras 2 names'):
+        command(params_file=params_file, image='/a')
