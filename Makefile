@@ -26,7 +26,8 @@ test: setup
 	@$(ENTER) python tooling/run_tests.py $(TESTS)
 
 # The runs add up to one summary.
-test-full: setup
+test-full:
+	@tooling/setup.sh full
 	@outcomes=$$(mktemp -u) status=0; \
 	($(ENTER) exec python tooling/run_tests.py --slow --outcomes $$outcomes $(TESTS)) || status=1; \
 	if [ -z "$$ROS_DISTRO$$WHEELS" ]; then \

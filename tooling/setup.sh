@@ -7,7 +7,8 @@
 # Every step leaves a stamp that holds what it depends on, written only after the step succeeded. A step that changes
 # files in place first leaves a mark; the next run finds the mark of an interrupted step and starts that part afresh.
 #
-# `setup.sh clean` removes what it made, of all distributions.
+# `setup.sh full` installs besides what only the slow tests need. `setup.sh clean` removes what it made, of all
+# distributions.
 #
 # Exit codes: 3 no Python 3.12 · 4 system packages missing · 5 too little disk space · 6 package index not reachable
 # 7 installing Python packages failed · 8 build failed · 9 this machine or folder cannot be used · 10 export failed
@@ -227,6 +228,14 @@ install_wheels() {
   rm -f "$STATE/installing"
 }
 
+# What only the slow tests need.
+install_full() {
+  say 'installing what the slow tests need besides'
+  PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_USER=0 "$VENV/bin/python" -m pip install -qq -r "$REQUIREMENTS/full.txt" \
+    $(printf ' -c %s' $(constraint_files)) || fail 7 'pip failed; its message is above'
+  echo "$full_key" >"$STATE/full"
+}
+
 # --- Rendering without a screen --------------------------------------------------------------------------------------
 
 renders() {
@@ -343,6 +352,7 @@ if [ "${1:-}" = clean ]; then
   exit
 fi
 
+full_key=$(hash_of "$REQUIREMENTS/full.txt" $(constraint_files))
 wheels_key="$road $(hash_of $(requirement_files) $(constraint_files) "$ROOT/tooling/patch_cmake.py")"
 prefix_key="$ROOT $wheels_key"
 build_key="$prefix_key $(build_inputs | sha256sum | cut -d ' ' -f 1)"
@@ -358,3 +368,4 @@ if ! venv_is_good || ! stamped "$STATE/wheels" "$wheels_key" || ! [ -f "$STATE/g
   graphs_are_good || export_graphs
   say 'done'
 fi
+[ "${1:-}" != full ] || stamped "$STATE/full" "$full_key" || install_full
