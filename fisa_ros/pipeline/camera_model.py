@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +12,14 @@ from fisa_ros.core.errors import CalibrationError
 # Coefficients that each model may have; names from sensor_msgs/distortion_models.
 _NUM_COEFFICIENTS = {'plumb_bob': (0, 4, 5), 'rational_polynomial': (0, 8), 'equidistant': (4,)}
 _MAX_REPROJECTION_PX = 0.5
-_STEPS = 25
-_SMALLEST_STEP = 1e-6
-_ANGLES = 20_000
-_CACHED_CAMERAS = 8
+_STEPS = 6
+_SMALLEST_RESIDUAL_PX = 1e-3
+# Off the optical axis, up to the side of the camera.
+_ANGLES = np.linspace(0.0, np.pi / 2, 20_000, endpoint=False)
+_CACHED_CAMERAS = 32
 
 Rays = tuple[NDArray[np.float32], NDArray[np.float32]]
+Plane = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,55 +95,106 @@ def _rays(camera: CameraModel) -> Rays:
         if not camera._is_distorted:
             plain_x, plain_y = np.broadcast_arrays(columns.astype(np.float32), rows.astype(np.float32))
             return plain_x, plain_y
-        seen = np.stack(np.broadcast_arrays(columns, rows), axis=-1)
-        rays = (
-            _undistort_fisheye(seen, camera) if camera.distortion_model == 'equidistant' else _undistort(seen, camera)
-        )
-        x, y = np.ascontiguousarray(rays.transpose(2, 0, 1), np.float32)
+        undistort = _undistort_fisheye if camera.distortion_model == 'equidistant' else _undistort
+        seen_x, seen_y = np.broadcast_arrays(columns, rows)
+        x, y = (axis.astype(np.float32) for axis in undistort(seen_x, seen_y, camera))
     x.flags.writeable = y.flags.writeable = False
     return x, y
 
 
-def _undistort(seen: NDArray[np.float64], camera: CameraModel) -> NDArray[np.float64]:
-    rays = seen.copy()
-    for _ in range(_STEPS):
-        step = seen - _distort(rays, camera.distortion)
-        rays += step
-        if np.abs(step).max() < _SMALLEST_STEP:
+def _undistort(seen_x: Plane, seen_y: Plane, camera: CameraModel) -> tuple[Plane, Plane]:
+    """Invert the distortion by Newton's method, from the rays that the radial coefficients alone would give."""
+    lens = _Lens(*camera.distortion)
+    radii = np.tan(_ANGLES)
+    angle, end = _find_angle(seen_x, seen_y, radii * lens.stretch(radii * radii))
+    x, y = _scale_to(np.tan(angle), seen_x, seen_y)
+    fx, fy = camera.focal_xy
+    for step in range(_STEPS + 1):
+        bent_x, bent_y = lens.bend(x, y)
+        off_x, off_y = seen_x - bent_x, seen_y - bent_y
+        off_px = _length(off_x * fx, off_y * fy)
+        if step == _STEPS or not (off_px > _SMALLEST_RESIDUAL_PX).any():
             break
-    # Far from the centre a polynomial may have no inverse; there the search ends anywhere.
-    off_px = np.linalg.norm((_distort(rays, camera.distortion) - seen) * camera.focal_xy, axis=-1)
-    rays[~(off_px <= _MAX_REPROJECTION_PX)] = np.nan
-    return rays
+        xx, xy, yx, yy = lens.slopes(x, y)
+        determinant = xx * yy - xy * yx
+        x = x + (yy * off_x - xy * off_y) / determinant
+        y = y + (xx * off_y - yx * off_x) / determinant
+    # Beyond the radius where the image bends back there are rays that meet the same pixels and that no lens shows.
+    is_none = ~((off_px <= _MAX_REPROJECTION_PX) & (_length(x, y) <= radii[end]))
+    x[is_none] = y[is_none] = np.nan
+    return x, y
 
 
-def _distort(rays: NDArray[np.float64], coefficients: tuple[float, ...]) -> NDArray[np.float64]:
-    """Bend `(H, W, 2)` rays by radial and tangential coefficients k1 k2 p1 p2 k3 k4 k5 k6, as image_geometry does."""
-    k1, k2, p1, p2, k3, k4, k5, k6 = (*coefficients, *[0.0] * (8 - len(coefficients)))
-    x, y = rays[..., 0], rays[..., 1]
-    squared = x * x + y * y
-    stretch = 1 + squared * (k1 + squared * (k2 + squared * k3))
-    stretch /= 1 + squared * (k4 + squared * (k5 + squared * k6))
-    twice_xy = 2 * x * y
-    return np.stack(
-        [
-            x * stretch + p1 * twice_xy + p2 * (squared + 2 * x * x),
-            y * stretch + p2 * twice_xy + p1 * (squared + 2 * y * y),
-        ],
-        axis=-1,
-    )
+class _Lens(NamedTuple):
+    """Radial and tangential coefficients, used as OpenCV and image_geometry do."""
+
+    k1: float = 0.0
+    k2: float = 0.0
+    p1: float = 0.0
+    p2: float = 0.0
+    k3: float = 0.0
+    k4: float = 0.0
+    k5: float = 0.0
+    k6: float = 0.0
+
+    def stretch(self, squared: Plane) -> Plane:
+        above = 1 + squared * (self.k1 + squared * (self.k2 + squared * self.k3))
+        return above / self._below(squared)
+
+    def _below(self, squared: Plane) -> Plane:
+        return 1 + squared * (self.k4 + squared * (self.k5 + squared * self.k6))
+
+    def bend(self, x: Plane, y: Plane) -> tuple[Plane, Plane]:
+        squared = x * x + y * y
+        stretch = self.stretch(squared)
+        twice_xy = 2 * x * y
+        return (
+            x * stretch + self.p1 * twice_xy + self.p2 * (squared + 2 * x * x),
+            y * stretch + self.p2 * twice_xy + self.p1 * (squared + 2 * y * y),
+        )
+
+    def slopes(self, x: Plane, y: Plane) -> tuple[Plane, Plane, Plane, Plane]:
+        """Return by how much bent x grows with x and with y, and bent y with x and with y."""
+        squared = x * x + y * y
+        stretch = self.stretch(squared)
+        above_slope = self.k1 + squared * (2 * self.k2 + squared * 3 * self.k3)
+        below_slope = self.k4 + squared * (2 * self.k5 + squared * 3 * self.k6)
+        twice_slope = 2 * (above_slope - stretch * below_slope) / self._below(squared)
+        mixed = x * y * twice_slope + 2 * (self.p1 * x + self.p2 * y)
+        return (
+            stretch + x * x * twice_slope + 2 * self.p1 * y + 6 * self.p2 * x,
+            mixed,
+            mixed,
+            stretch + y * y * twice_slope + 2 * self.p2 * x + 6 * self.p1 * y,
+        )
 
 
-def _undistort_fisheye(seen: NDArray[np.float64], camera: CameraModel) -> NDArray[np.float64]:
+def _undistort_fisheye(seen_x: Plane, seen_y: Plane, camera: CameraModel) -> tuple[Plane, Plane]:
     """Invert the polynomial that gives the distance from the centre by the angle (Kannala and Brandt, 2006)."""
     k1, k2, k3, k4 = camera.distortion
-    # One angle after the other up to the side of the camera; what would bend back is beyond what the lens can show.
-    angles = np.linspace(0.0, np.pi / 2, _ANGLES, endpoint=False)
-    squared = angles * angles
-    distances = angles * (1 + squared * (k1 + squared * (k2 + squared * (k3 + squared * k4))))
+    squared = _ANGLES * _ANGLES
+    distances = _ANGLES * (1 + squared * (k1 + squared * (k2 + squared * (k3 + squared * k4))))
+    angle, _ = _find_angle(seen_x, seen_y, distances)
+    return _scale_to(np.tan(angle), seen_x, seen_y)
+
+
+def _find_angle(seen_x: Plane, seen_y: Plane, distances: Plane) -> tuple[Plane, int]:
+    """Return the angle of each pixel by the distance from the centre at each of `_ANGLES`, NaN where there is none.
+
+    The number is that of the last angle before the image bends back: what is beyond, the lens cannot show.
+    """
     growing = np.append(np.diff(distances) > 0, False)
-    end = int(growing.argmin()) + 1
-    distance = np.linalg.norm(seen, axis=-1)
-    angle = np.interp(distance, distances[:end], angles[:end], right=np.nan)
-    scale = np.divide(np.tan(angle), distance, out=np.ones_like(distance), where=distance > 0)
-    return seen * scale[..., None]
+    end = int(growing.argmin())
+    angle = np.interp(_length(seen_x, seen_y), distances[: end + 1], _ANGLES[: end + 1], right=np.nan)
+    return angle, end
+
+
+def _length(x: Plane, y: Plane) -> Plane:
+    # Several times faster than numpy's hypot.
+    return np.sqrt(x * x + y * y)
+
+
+def _scale_to(length: Plane, x: Plane, y: Plane) -> tuple[Plane, Plane]:
+    own = _length(x, y)
+    scale = np.divide(length, own, out=np.ones_like(own), where=own > 0)
+    return x * scale, y * scale

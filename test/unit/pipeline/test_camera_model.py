@@ -41,6 +41,23 @@ def test_rays_meet_their_pixels(model, coefficients):
     np.testing.assert_allclose(pixels_of(camera), expected, atol=0.01)
 
 
+@pytest.mark.parametrize(
+    ('size_wh', 'focal', 'model', 'coefficients'),
+    [
+        ((1280, 800), 570.0, 'rational_polynomial', (10.0, 5.5, 0.0, 0.0, 0.2, 10.3, 8.7, 1.2)),
+        ((1280, 800), 570.0, 'rational_polynomial', (10.0, 5.5, 4e-4, -3e-4, 0.2, 10.3, 8.7, 1.2)),
+        ((640, 480), 320.0, 'plumb_bob', (0.35, 0.0, 0.0, 0.0, 0.0)),
+        ((640, 480), 320.0, 'plumb_bob', (0.35, 0.0, 0.003, -0.002, 0.0)),
+    ],
+)
+def test_a_lens_that_bends_much_has_all_its_rays(size_wh, focal, model, coefficients):
+    width, height = size_wh
+    camera = CameraModel(size_wh, (focal, focal), (width / 2, height / 2), model, coefficients)
+    assert np.isfinite(camera.rays).all()
+    expected = np.stack(np.meshgrid(np.arange(float(width)), np.arange(float(height))), axis=-1)
+    np.testing.assert_allclose(pixels_of(camera), expected, atol=0.01)
+
+
 def test_there_is_no_ray_where_a_lens_shows_nothing():
     camera = CameraModel((640, 480), (150.0, 150.0), (320.0, 240.0), 'equidistant', (0.0,) * 4)
     x, y = camera.rays
@@ -49,14 +66,19 @@ def test_there_is_no_ray_where_a_lens_shows_nothing():
     assert np.isfinite(x[off_axis < 1.56]).all()
     inner = (off_axis > 0) & (off_axis < 1.4)
     np.testing.assert_allclose(np.hypot(x, y)[inner], np.tan(off_axis[inner]), rtol=1e-4)
-    # k1 bends so far back that the corners are beyond every ray.
-    folded = CameraModel((640, 480), (400.0, 400.0), (320.0, 240.0), 'plumb_bob', (-0.8, 0.0, 0.0, 0.0, 0.0)).rays
-    assert np.isnan(folded[0][0, 0])
-    assert np.isfinite(folded[0][240, 320])
+    # k1 bends so far back that the corners are beyond every ray; those on the other side that meet them do not count.
+    for tangential in (0.0, 0.01):
+        camera = CameraModel((640, 480), (400.0, 400.0), (320.0, 240.0), 'plumb_bob', (-0.8, 0.0, tangential, 0.0))
+        x, y = camera.rays
+        assert np.isnan(x[0, 0])
+        assert np.isfinite(x[240, 320])
+        assert np.nanmax(np.hypot(x, y)) <= (1 / 2.4) ** 0.5
 
 
 def test_rays_are_computed_once_and_cannot_be_changed():
     first = CameraModel(SIZE_WH, FOCAL, CENTER, *LENSES[0]).rays
+    for other in range(20):
+        assert CameraModel(SIZE_WH, FOCAL, (float(other), 20.0), *LENSES[0]).rays[0] is not first[0]
     second = CameraModel(SIZE_WH, FOCAL, CENTER, *LENSES[0]).rays
     assert first[0] is second[0]
     with pytest.raises(ValueError, match='read-only'):
