@@ -13,8 +13,11 @@ import ray.data
 
 from fisa_ros.core.errors import BagError, FisaError
 from fisa_ros.node.bag_outputs import ModelOptions, OutputMaker
+from fisa_ros.node.bag_parts import work_name
 from fisa_ros.node.bag_segmentation import BagTask, plan_bag, run_here, segment_bag
 from fisa_ros.sources.bag_paths import BAG_SUFFIXES, is_bag
+
+_BAG_NAMES = ('metadata.yaml', *(f'*{suffix}' for suffix in BAG_SUFFIXES))
 
 
 def connect(address: str | None) -> None:
@@ -31,20 +34,24 @@ def find_bags(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
     """Return the recordings, each with the folder to make for it.
 
     Args:
-        paths: Recordings, and folders that hold recordings at any depth.
+        paths: Recordings, and folders that hold recordings at any depth; what is below `out` or a folder `*.work` of
+            them is the work of earlier calls and is passed over.
         out: Folder for the results, which keep their names and their places below the folders that were given.
 
     Raises:
-        BagError: A path holds no recording, or two results would have one name.
+        BagError: A path holds no recording or is `out`, or two results would have one name.
     """
     found: dict[Path, Path] = {}
     for path in paths:
         root = path.absolute()
         if is_bag(root):
             mine = {root: Path(root.stem if root.is_file() else root.name)}
+        elif root.resolve() == out.resolve():
+            raise BagError(f'{path} is searched for recordings: name another folder to write to')
         else:
-            bags = {meta.parent for meta in root.rglob('metadata.yaml')}
-            files = {entry for suffix in BAG_SUFFIXES for entry in root.rglob(f'*{suffix}') if entry.parent not in bags}
+            found_here = [entry for name in _BAG_NAMES for entry in root.rglob(name) if not _is_made(entry, root, out)]
+            bags = {entry.parent for entry in found_here if entry.name == 'metadata.yaml'}
+            files = {entry for entry in found_here if entry.suffix in BAG_SUFFIXES and entry.parent not in bags}
             mine = {bag: bag.relative_to(root) for bag in bags}
             mine |= {file: file.relative_to(root).with_suffix('') for file in files}
         if not mine:
@@ -55,6 +62,13 @@ def find_bags(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
         if (other := by_result.setdefault(result, bag)) != bag:
             raise BagError(f'{other} and {bag} would both be written to {result}: give them to two calls')
     return found
+
+
+def _is_made(entry: Path, root: Path, out: Path) -> bool:
+    """Tell whether an entry below `root` is a result, or a part of one in the making."""
+    # What was given may itself be below the folder for the results.
+    inside = root.resolve() in out.resolve().parents and out.resolve() in entry.resolve().parents
+    return inside or any(parent.match(work_name('*')) for parent in entry.relative_to(root).parents)
 
 
 class BagActor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 import fcntl
 import hashlib
 import json
@@ -32,11 +32,11 @@ class StoppedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A stretch of a recording, from `start_ns` up to but without `stop_ns`."""
+    """A stretch of a recording, from `start_ns` up to but without `stop_ns`; None for as far as it goes."""
 
     number: int
-    start_ns: int
-    stop_ns: int
+    start_ns: int | None
+    stop_ns: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,11 @@ class PartReport:
     sha256: str
 
 
+def work_name(name: str) -> str:
+    """Return the name of the work folder of a recording of this name."""
+    return f'{name}.work'
+
+
 class WorkFolder:
     """The folder beside a recording in the making; removed when that is finished.
 
@@ -79,15 +84,16 @@ class WorkFolder:
         Args:
             out: The recording in the making.
         """
-        self.path = out.with_name(f'{out.name}.work')
+        self.path = out.with_name(work_name(out.name))
         self.merged = self.path / 'merged'
 
     @contextmanager
-    def opened(self, plan: dict[str, Any]) -> Iterator[None]:
-        """Keep everybody else out, and check that the work was begun for the same plan.
+    def opened(self, plan: dict[str, Any], split: Callable[[], tuple[Part, ...]]) -> Iterator[tuple[Part, ...]]:
+        """Keep everybody else out, check that the work was begun for the same plan, and give its parts.
 
         Args:
             plan: What decides about the result, as JSON has it.
+            split: Makes the parts where no work was begun.
 
         Raises:
             BagError: Somebody else is at work here, the plan is another, or the folder cannot be written.
@@ -99,8 +105,7 @@ class WorkFolder:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError:
                     raise BagError(f'another process is at work in {self.path}') from None
-                self._adopt(plan)
-                yield
+                yield self._adopt(plan, split)
         except OSError as error:
             raise BagError(f'{self.path} cannot be used: {error}') from error
 
@@ -192,23 +197,27 @@ class WorkFolder:
         result.rename(out)
         shutil.rmtree(self.path)
 
-    def _adopt(self, plan: dict[str, Any]) -> None:
+    def _adopt(self, plan: dict[str, Any], split: Callable[[], tuple[Part, ...]]) -> tuple[Part, ...]:
         path = self.path / _PLAN_FILE
         wanted = json.loads(json.dumps(plan))
         if path.is_file():
             try:
                 begun = json.loads(path.read_text(encoding='utf-8'))
-            except ValueError:
+                parts = tuple(Part(*part) for part in begun['parts'])
+            except (ValueError, TypeError, KeyError):
                 raise BagError(f'{path} is damaged: remove {self.path} to begin anew') from None
             other = [key for key in wanted if begun.get(key) != wanted[key]]
             if other:
                 raise BagError(
                     f'{self.path} was begun with other {", ".join(other)}: go on with those, or remove it to begin anew'
                 )
-            return
+            return parts
+        parts = split()
         unfinished = path.with_suffix('.unfinished')
-        unfinished.write_text(json.dumps(wanted), encoding='utf-8')
+        content = wanted | {'parts': [astuple(part) for part in parts]}
+        unfinished.write_text(json.dumps(content), encoding='utf-8')
         unfinished.rename(path)
+        return parts
 
     def _folder(self, part: Part) -> Path:
         return self.path / f'part_{part.number:05}'

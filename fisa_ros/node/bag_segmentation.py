@@ -38,6 +38,7 @@ class BagTask:
         storage: Of what is made; None for that of the source.
         outputs_only: Leave the messages of the source out.
         part_images: An interruption loses the work on about as many images, for each process.
+        jobs: How many processes are to have something to do.
     """
 
     source: Path
@@ -47,6 +48,7 @@ class BagTask:
     storage: str | None = None
     outputs_only: bool = False
     part_images: int = 100
+    jobs: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,6 @@ class BagPlan:
     Attributes:
         task: The task.
         prefixes: By image topic, what its outputs' topics begin with.
-        parts: Stretches of time that are done one by one.
         storage: Of what is made.
         images: Number of images.
         messages: Number of messages of what is made, if no image fails.
@@ -65,7 +66,6 @@ class BagPlan:
 
     task: BagTask
     prefixes: dict[str, str]
-    parts: tuple[Part, ...]
     storage: str
     images: int
     messages: int
@@ -105,7 +105,6 @@ def plan_bag(task: BagTask) -> BagPlan:
         return BagPlan(
             task=task,
             prefixes=prefixes,
-            parts=_split(bag, max(1, -(-images // task.part_images))),
             storage=storage,
             images=images,
             messages=(0 if task.outputs_only else bag.message_count) + _count_outputs(task, images, len(prefixes)),
@@ -170,8 +169,8 @@ def segment_bag(
     if out.exists():
         return _finished_before(plan)
     work = WorkFolder(out)
-    with work.opened(plan.fingerprint):
-        reports = {part: work.find_finished(part) for part in plan.parts}
+    with work.opened(plan.fingerprint, lambda: _split(plan)) as parts:
+        reports = {part: work.find_finished(part) for part in parts}
         kept = sum(report.images for report in reports.values() if report)
         on_progress(SEGMENTING, kept)
         missing = [part for part, report in reports.items() if report is None]
@@ -179,13 +178,18 @@ def segment_bag(
             runner(plan, missing, lambda count: on_progress(SEGMENTING, count), is_stopped)
             reports |= {part: work.find_finished(part) for part in missing}
         made = [report for report in reports.values() if report]
-        if len(made) < len(plan.parts):
-            raise BagError(f'{len(plan.parts) - len(made)} parts in {work.path} did not survive: run again')
+        if len(made) < len(parts):
+            raise BagError(f'{len(parts) - len(made)} parts in {work.path} did not survive: run again')
+        if (images := sum(report.images for report in made)) != plan.images:
+            raise BagError(
+                f'{work.path} has the outputs of {images} images, {plan.task.source} has {plan.images}: '
+                'remove it to begin anew'
+            )
         summary = {
             'source': str(plan.task.source),
             'out': str(out),
             'topics': plan.prefixes,
-            'images': sum(report.images for report in made),
+            'images': images,
             'kept': kept,
             'failed': [asdict(failed) for report in made for failed in report.failed],
             'methods': sorted({report.method for report in made}),
@@ -193,16 +197,27 @@ def segment_bag(
         with ExitStack() as undo:
             # On a disk that is full, half a result would be in the way of everything else.
             undo.callback(shutil.rmtree, work.merged, ignore_errors=True)
-            _merge(plan, work, summary, on_progress, is_stopped)
+            _merge(plan, work, parts, summary, on_progress, is_stopped)
             undo.pop_all()
         work.publish(work.merged / out.name, out)
     return summary | {'was_finished': False}
 
 
-def _split(bag: Bag, count: int) -> tuple[Part, ...]:
-    # An empty recording has no times.
-    start_ns, stop_ns = (bag.start_ns, bag.stop_ns) if bag.message_count else (0, 1)
-    edges = [start_ns + (stop_ns - start_ns) * number // count for number in range(count + 1)]
+def _split(plan: BagPlan) -> tuple[Part, ...]:
+    """Return parts of as many images each, and some for every process."""
+    images = plan.images
+    with Bag(plan.task.source) as bag:
+        connections = [entry for entry in bag.connections if entry.topic in plan.prefixes]
+        times_ns = sorted(message.time_ns for message in bag.messages(connections)) if images else []
+    if len(times_ns) != images:
+        raise BagError(
+            f'{plan.task.source} holds {len(times_ns)} images and says that it has {images}: '
+            '`ros2 bag reindex` writes its metadata.yaml anew'
+        )
+    count = max(-(-images // plan.task.part_images), min(plan.task.jobs, images))
+    edges_ns = {times_ns[images * number // count] for number in range(1, count)} - set(times_ns[:1])
+    # Open to both sides: nothing is lost where a recording is wrong about its own beginning or end.
+    edges = [None, *sorted(edges_ns), None]
     return tuple(Part(number, *edge) for number, edge in enumerate(pairwise(edges)))
 
 
@@ -214,6 +229,7 @@ def _count_outputs(task: BagTask, images: int, topics: int) -> int:
 def _merge(
     plan: BagPlan,
     work: WorkFolder,
+    parts: Sequence[Part],
     summary: dict[str, Any],
     on_progress: Callable[[str, int], None],
     is_stopped: Callable[[], bool],
@@ -232,7 +248,7 @@ def _merge(
                 qos = entry.ext.offered_qos_profiles if isinstance(entry.ext, ConnectionExtRosbag2) else []
                 carried[entry.id] = writer.add_topic(entry.topic, entry.msgtype, recorded_definition(entry), qos)
         topics = add_output_topics(writer, plan.prefixes, plan.task.options.outputs)
-        for message in heapq.merge(recorded, work.messages(plan.parts), key=lambda message: message.time_ns):
+        for message in heapq.merge(recorded, work.messages(parts), key=lambda message: message.time_ns):
             if is_stopped():
                 raise StoppedError('stopped')
             topic = message.connection.topic

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
+import heapq
+from itertools import chain
 from pathlib import Path
 import sqlite3
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from rosbags.interfaces import (
     Connection,
@@ -17,10 +20,14 @@ from rosbags.interfaces import (
     QosTime,
 )
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
+from rosbags.rosbag2.reader import DirectoryReader
 
 from fisa_ros.core.errors import BagError
 from fisa_ros.sources.bag_paths import BAG_SUFFIXES, is_bag
 from fisa_ros.sources.message_definitions import Definition
+
+if TYPE_CHECKING:
+    from rosbags.rosbag2.reader import ReaderProtocol
 
 STORAGES = ('mcap', 'sqlite3')
 _FOREVER = QosTime(9_223_372_036, 854_775_807)
@@ -102,7 +109,7 @@ class Bag:
     def messages(
         self, connections: Sequence[Connection] = (), start_ns: int | None = None, stop_ns: int | None = None
     ) -> Iterator[BagMessage]:
-        """Yield messages in the order of their times.
+        """Yield messages in the order of their times, also where the files of a recording overlap.
 
         Args:
             connections: Only those of these topics; empty for all.
@@ -113,10 +120,35 @@ class Bag:
             BagError: The recording is damaged.
         """
         try:
-            for message in self._reader.messages(connections, start_ns, stop_ns):
+            lanes = [
+                chain.from_iterable(
+                    reader.messages(connections or self._reader.connections, start_ns, stop_ns) for reader in lane
+                )
+                for lane in self._lanes()
+            ]
+            for message in heapq.merge(*lanes, key=lambda message: message[1]):
                 yield BagMessage(*message)
         except Exception as error:
             raise BagError(f'{self.path} is damaged: {_text(error)}') from error
+
+    def _lanes(self) -> 'list[list[ReaderProtocol]]':
+        """Return readers of the files, in groups of those that follow each other without an overlap.
+
+        So a recording of many files is open at few places at once.
+        """
+        whole = self._reader.storage
+        if not isinstance(whole, DirectoryReader):
+            return [[whole]]
+        lanes: list[tuple[int, list[ReaderProtocol]]] = []
+        for storage in sorted(whole.storages, key=lambda storage: storage.metadata.start_time):
+            # What the metadata of the folder say of topics and compression holds for each of its files.
+            reader = copy(whole)
+            reader.storages = [storage]
+            fitting = (row for row, (end_ns, _) in enumerate(lanes) if end_ns <= storage.metadata.start_time)
+            row = next(fitting, len(lanes))
+            lane = lanes.pop(row)[1] if row < len(lanes) else []
+            lanes.append((storage.metadata.end_time, [*lane, reader]))
+        return [lane for _, lane in lanes]
 
     def close(self) -> None:
         """Close the files."""

@@ -62,6 +62,7 @@ def _run(options: argparse.Namespace, is_stopped: Callable[[], bool]) -> dict[st
         storage=options.storage,
         outputs_only=options.outputs_only,
         part_images=options.part_images,
+        jobs=options.jobs,
     )
     plan = plan_bag(task)
     with ExitStack() as stack:

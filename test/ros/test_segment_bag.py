@@ -1,5 +1,6 @@
 """Whole recordings, in this process and as a command that is interrupted in all ways."""
 
+import argparse
 from collections.abc import Callable
 import json
 import os
@@ -18,12 +19,18 @@ from rosbags.interfaces import QosDurability
 from rosbags.rosbag2 import StoragePlugin, Writer
 from sensor_msgs.msg import Image
 from vision_msgs.msg import LabelInfo
+import yaml
 
 from fisa_ros.core.errors import BagError, GpuMemoryError
 from fisa_ros.msg import SegmentArray
+from fisa_ros.node.bag_outputs import ModelOptions, OutputMaker
+from fisa_ros.node.bag_parts import StoppedError
+from fisa_ros.node.bag_segmentation import BagTask, plan_bag, run_here, segment_bag
 from fisa_ros.node.bag_topics import choose_topics, output_prefixes
 from fisa_ros.pipeline.segmenter import Segmenter
-from fisa_ros.sources.bag import Bag
+from fisa_ros.sources.bag import Bag, BagWriter
+from fisa_ros.sources.message_definitions import recorded_definition
+from fisa_ros.tools.bag_arguments import add_bag_arguments, model_options
 from fisa_ros.tools.segment_bag import main
 
 COMMAND = Path(__file__).absolute().parent / 'segment_bag_by_colour.py'
@@ -46,6 +53,12 @@ def run(capsys):
         return code, json.loads(printed) if printed else None, errors
 
     return call
+
+
+def options_of(*arguments: str) -> ModelOptions:
+    parser = argparse.ArgumentParser()
+    add_bag_arguments(parser)
+    return model_options(parser.parse_args(arguments))
 
 
 def start(*arguments, segment_s=0.0, limit=None) -> subprocess.Popen:
@@ -268,6 +281,86 @@ def test_topics_of_a_node_that_was_recorded_are_not_written_twice(write_bag, run
     assert run(tmp_path / 'once', tmp_path / 'twice', '--vocabulary', WORDS, '--outputs-only')[0] == 0
     added = [message for message in contents(tmp_path / 'once') if '/segmentation/' in message[0]]
     assert contents(tmp_path / 'twice') == added
+
+
+def edit_metadata(path: Path, change: Callable[[dict], None]) -> None:
+    content = yaml.safe_load((path / 'metadata.yaml').read_text())
+    change(content['rosbag2_bagfile_information'])
+    (path / 'metadata.yaml').write_text(yaml.safe_dump(content))
+
+
+@pytest.mark.usefixtures('colours')
+@pytest.mark.parametrize(('late_ns', 'duration_ns'), [(250_000_000, 1), (-10_000_000_000, 1), (300_000_000, 10**12)])
+def test_images_outside_the_recorded_span_are_not_lost(write_bag, run, tmp_path, late_ns, duration_ns):
+    source, out = write_bag(), tmp_path / 'out'
+
+    def change(content):
+        content['starting_time']['nanoseconds_since_epoch'] += late_ns
+        content['duration']['nanoseconds'] = duration_ns
+
+    edit_metadata(source, change)
+    code, summary, _ = run(source, out, '--vocabulary', WORDS, '--part-images', 3)
+    assert (code, summary['images']) == (0, 12)
+    assert sum(topic.endswith('/mask') for topic, *_ in contents(out)) == 12
+
+
+@pytest.mark.usefixtures('colours')
+def test_another_number_of_images_than_planned_is_an_error(write_bag, run, tmp_path):
+    source, out = write_bag(), tmp_path / 'out'
+
+    def change(content):
+        [topic] = [entry for entry in content['topics_with_message_count'] if 'raw' in entry['topic_metadata']['name']]
+        topic['message_count'] += 1
+
+    edit_metadata(source, change)
+    code, _, errors = run(source, out, '--vocabulary', WORDS)
+    assert code == 2
+    assert 'holds 12 images and says that it has 13' in errors
+    assert not out.exists()
+
+
+def test_a_part_of_other_images_than_planned_is_an_error(write_bag, tmp_path, colours, color_manifest):
+    source, out = write_bag(), tmp_path / 'out'
+    model = options_of('--vocabulary', WORDS)
+    plan = plan_bag(BagTask(source, out, model, part_images=3))
+    runner = run_here(lambda: OutputMaker(Segmenter(colours, color_manifest), model))
+
+    def run_part(plan, parts, on_images, is_stopped):
+        runner(plan, parts, on_images, is_stopped)
+        report = parts_of(out)[0] / 'report.json'
+        report.write_text(json.dumps(json.loads(report.read_text()) | {'images': 2}))
+
+    with pytest.raises(BagError, match=r'has the outputs of 11 images, .* has 12: remove it'):
+        segment_bag(plan, run_part)
+    assert not out.exists()
+
+
+def test_parts_have_as_many_images_each_and_there_is_one_for_every_process(write_bag, tmp_path, colours):
+    """A robot that stands still for an hour between two drives."""
+    first, source = write_bag(images=6), tmp_path / 'two_drives'
+    with Bag(first) as bag, BagWriter(source, 'mcap') as writer:
+        [entry] = [entry for entry in bag.connections if entry.topic == '/front/image_raw']
+        topic = writer.add_topic(entry.topic, entry.msgtype, recorded_definition(entry), [])
+        for later_ns in (0, 3_600_000_000_000):
+            for message in bag.messages([entry]):
+                writer.write(topic, message.time_ns + later_ns, message.data)
+    model = options_of('--vocabulary', WORDS)
+    found = []
+
+    def stop(plan, parts, on_images, is_stopped):
+        with Bag(source) as bag:
+            found.append([len(list(bag.messages((), part.start_ns, part.stop_ns))) for part in parts])
+        raise StoppedError
+
+    for jobs, part_images in ((1, 4), (3, 100), (20, 100), (1, 100)):
+        out = tmp_path / f'{jobs}_{part_images}'
+        with pytest.raises(StoppedError):
+            segment_bag(plan_bag(BagTask(source, out, model, part_images=part_images, jobs=jobs)), stop)
+    assert found == [[4, 4, 4], [4, 4, 4], [1] * 12, [12]]
+    # Other processes go on with the parts that were begun.
+    with pytest.raises(StoppedError):
+        segment_bag(plan_bag(BagTask(source, tmp_path / '3_100', model, jobs=5)), stop)
+    assert found[-1] == [4, 4, 4]
 
 
 @pytest.mark.parametrize('processes', [1, pytest.param(2, marks=pytest.mark.slow)])

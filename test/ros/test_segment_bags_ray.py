@@ -73,6 +73,17 @@ def test_recordings_are_found_at_any_depth(fleet, write_bag, tmp_path):
         fleet / 'monday' / 'two': out / 'two',
         fleet / 'three.mcap': out / 'three',
     }
+    # What an earlier call made inside the searched folder is no recording to segment, nor is what it left half done.
+    for made in (fleet / 'out' / 'one', fleet / 'one.work' / 'part_00000'):
+        made.mkdir(parents=True)
+        (made / 'metadata.yaml').write_text('')
+        (made / 'one.mcap').write_text('')
+    found = find_bags([fleet], fleet / 'out')
+    assert sorted(found) == [fleet / 'cut.mcap', fleet / 'monday' / 'two', fleet / 'one', fleet / 'three.mcap']
+    assert found[fleet / 'monday' / 'two'] == fleet / 'out' / 'monday' / 'two'
+    assert find_bags([fleet / 'monday'], fleet) == {fleet / 'monday' / 'two': fleet / 'two'}
+    with pytest.raises(BagError, match='is searched for recordings: name another folder'):
+        find_bags([fleet], fleet)
     other = write_bag('other/two', images=1)
     with pytest.raises(BagError, match='would both be written to'):
         find_bags([fleet / 'monday' / 'two', other], out)

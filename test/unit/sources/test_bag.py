@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat, QosDurability
+import yaml
 
 from fisa_ros.core.errors import BagError
 from fisa_ros.sources.bag import Bag, BagWriter, reliable_qos
@@ -43,6 +44,29 @@ def test_damage_is_an_error_of_ours(write_bag, storage, share):
     file.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(BagError, match=str(path)), Bag(path) as bag:
         assert len(list(bag.messages())) == 37, 'nothing is lost in silence'
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_files_that_overlap_are_merged_by_time(tmp_path, storage):
+    times = {'a': [1, 4, 6], 'b': [3, 5, 9], 'c': [10, 11], 'd': [7, 8]}
+    for name, times_ns in times.items():
+        with BagWriter(tmp_path / name, storage) as writer:
+            topic = writer.add_topic('/t', 'std_msgs/msg/String', Definition('string data\n', NO_HASH), [])
+            for time_ns in times_ns:
+                writer.write(topic, time_ns, bytes([0, 1, 0, 0, time_ns]))
+    metadata = yaml.safe_load((tmp_path / 'a' / 'metadata.yaml').read_text())
+    content = metadata['rosbag2_bagfile_information']
+    content['relative_file_paths'] = []
+    for name in times:
+        with Bag(tmp_path / name) as bag:
+            file = bag.files[0]
+        file.rename(tmp_path / 'a' / file.name)
+        content['relative_file_paths'].append(file.name)
+    content['message_count'] = content['topics_with_message_count'][0]['message_count'] = 10
+    (tmp_path / 'a' / 'metadata.yaml').write_text(yaml.safe_dump(metadata))
+    with Bag(tmp_path / 'a') as bag:
+        assert [message.time_ns for message in bag.messages()] == [1, 3, 4, 5, 6, 7, 8, 9, 10, 11]
+        assert [message.data[4] for message in bag.messages(bag.connections, 4, 8)] == [4, 5, 6, 7]
 
 
 def test_what_is_no_recording_is_said(tmp_path):
