@@ -7,7 +7,7 @@ import signal
 import time
 
 from builtin_interfaces.msg import Time
-from nav2_layer import CLASS_PARAMETERS, LAYER_PARAMETERS, SOURCE_PARAMETERS, Nav2Layer, stamp_ns
+from nav2_layer import CLASS_PARAMETERS, LAYER_PARAMETERS, SOURCE_PARAMETERS, Nav2Layer, Tile, stamp_ns
 import numpy as np
 import pytest
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
@@ -80,6 +80,22 @@ def test_costs_are_costs(front) -> None:
         assert 0 <= values['base_cost'] <= values['max_cost'] <= 254
         assert 0 <= values['mark_confidence'] <= 254
     assert front['ground']['max_cost'] == 0
+
+
+def test_what_comes_onto_a_floor_is_avoided_at_its_first_sight(front) -> None:
+    costly = [front[class_type] for class_type in front['class_types'] if front[class_type]['max_cost']]
+    assert costly
+    for cost in costly:
+        tile = Tile()
+        for number in range(30):
+            tile.push(1, 250.0, number * 0.1, front['ground']['dominant_priority'])
+        tile.push(2, 250.0, 3.0, cost['dominant_priority'])
+        assert tile.class_id == 2
+        assert cost['base_cost'] > 0
+        # A robot does not wait for a floor that was mistaken once.
+        for number in range(31, 33):
+            tile.push(1, 250.0, number * 0.1, front['ground']['dominant_priority'])
+        assert tile.class_id == 1
 
 
 def test_topics_are_absolute(front) -> None:
