@@ -16,6 +16,8 @@ from fisa_ros.pipeline.track_matching import Cells, Track, match
 from fisa_ros.pipeline.track_renaming import renamed
 
 _MAX_MISSED_TRACKS = 128
+# Frames of one camera that come in the wrong order are this close; a clock that was set back is further off.
+_MAX_STEP_BACK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,8 @@ class Tracker:
         """Return a frame's result with the ids and labels of the tracks.
 
         The score of a segment becomes the mean score of its label, where frames that said something else count as 0.
-        A time before the last one or another image size ends all tracks. After a change of the vocabulary no label of
-        the old one is used.
+        A time of 1 s or more before the latest one, or another image size, ends all tracks; at less than that no time
+        has passed. After a change of the vocabulary no label of the old one is used.
 
         Args:
             result: The segmentation of the frame.
@@ -86,10 +88,12 @@ class Tracker:
         if result.vocabulary_version != vocabulary.version:
             raise ValueError(f'result of vocabulary {result.vocabulary_version} with vocabulary {vocabulary.version}')
         size_hw = (result.panoptic_map.shape[0], result.panoptic_map.shape[1])
-        if size_hw != self._size_hw or (self._time_s is not None and time_s < self._time_s):
+        if size_hw != self._size_hw or (self._time_s is not None and self._time_s - time_s >= _MAX_STEP_BACK_S):
             self.reset()
         if self._time_s is None:
             self._ids.restart_clock(time_s)
+        else:
+            time_s = max(time_s, self._time_s)
         self._time_s, self._size_hw = time_s, size_hw
         self._use(vocabulary)
         horizon_s = time_s - self._options.max_missed_s

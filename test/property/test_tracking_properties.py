@@ -39,7 +39,7 @@ def frames(draw):
     result = list_segments(RawSegmentation(query_map, index, scores), vocabulary, size_hw)
     value = draw(st.integers(0, 2**32 - 1) | st.none())
     image = None if value is None else np.random.default_rng(value).integers(0, 256, (*size_hw, 3), np.uint8)
-    return result, draw(st.sampled_from([0.0, 0.1, 0.1, 1.0, 10.0, -5.0])), vocabulary, image
+    return result, draw(st.sampled_from([0.0, 0.1, 0.1, 1.0, 10.0, -0.5, -5.0])), vocabulary, image
 
 
 @given(OPTIONS, st.lists(frames(), min_size=1, max_size=8))
