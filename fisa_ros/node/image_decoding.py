@@ -13,12 +13,11 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from fisa_ros.core.errors import ImageError
+from fisa_ros.core.image_files import is_cut_off
 
 Pixels = NDArray[np.uint8]
 
 MAX_COMPRESSED_PIXELS = 1 << 26
-# What a complete file ends with; some cameras add zeros.
-_COMPRESSED_ENDS = {'JPEG': b'\xff\xd9', 'PNG': b'IEND\xaeB`\x82'}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +142,7 @@ def decode_compressed(data: bytes | bytearray | memoryview, *, format_text: str)
     name = f'{kind.lower()} image of {width}x{height} pixels in {len(content)} bytes'
     if width * height > MAX_COMPRESSED_PIXELS:
         raise ImageError(f'{name} is too large: at most {MAX_COMPRESSED_PIXELS} pixels')
-    # The decoder fills what is missing with grey and does not say so.
-    if not content.rstrip(b'\0').endswith(_COMPRESSED_ENDS[kind]):
+    if is_cut_off(content):
         raise ImageError(f'{name} is incomplete')
     # Labels must lie on the pixels as they came, whatever the file says of turning them.
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION

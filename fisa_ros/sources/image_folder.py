@@ -1,6 +1,7 @@
 """A folder of image files as a recording."""
 
 from collections.abc import Iterator
+import io
 import logging
 from pathlib import Path
 import re
@@ -11,12 +12,15 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from fisa_ros.core.errors import ImageError, SourceError
+from fisa_ros.core.image_files import is_cut_off
 from fisa_ros.sources.frames import SourceFrame
 
 IMAGE_SUFFIXES = (
     '.avif', '.bmp', '.gif', '.jp2', '.jpeg', '.jpg', '.pbm', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp',
 )  # fmt: skip
-_NANOSECONDS = re.compile(r'\D*(\d{16,19})')
+_NANOSECONDS = re.compile(r'\D*(\d{18,19})')
+# From 1990 to 2100; other numbers of as many digits are no times.
+_PLAUSIBLE_NS = range(631_152_000_000_000_000, 4_102_444_800_000_000_000)
 _SECONDS = re.compile(r'(\d{1,10})\.(\d{1,9})')
 
 _log = logging.getLogger(__name__)
@@ -73,16 +77,22 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     """Return an image file as `(H, W, 3)` uint8 rgb.
 
     Raises:
-        ImageError: Neither OpenCV nor Pillow can read it.
+        ImageError: It is incomplete, or neither OpenCV nor Pillow can read it.
     """
     try:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        content = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f'{path} cannot be read as an image: {error}') from error
+    if is_cut_off(content):
+        raise ImageError(f'{path} cannot be read as an image: its end is missing')
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:
         image = None
     if image is not None:
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
     try:
-        with Image.open(path) as opened:
+        with Image.open(io.BytesIO(content)) as opened:
             return np.asarray(opened.convert('RGB'), np.uint8)
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise ImageError(f'{path} cannot be read as an image: {error}') from error
@@ -95,7 +105,7 @@ def natural_key(path: Path) -> list[tuple[int, int, str]]:
 
 
 def _time_ns(path: Path) -> int:
-    if match := _NANOSECONDS.fullmatch(path.stem):
+    if (match := _NANOSECONDS.fullmatch(path.stem)) and int(match[1]) in _PLAUSIBLE_NS:
         return int(match[1])
     if match := _SECONDS.fullmatch(path.stem):
         return int(match[1]) * 1_000_000_000 + int(match[2].ljust(9, '0'))

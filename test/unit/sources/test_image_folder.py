@@ -62,6 +62,36 @@ def test_what_cannot_be_read_is_left_out_and_counted(tmp_path, write, caplog):
         list(folder.frames())
 
 
+@pytest.mark.parametrize('suffix', ['jpg', 'png'])
+@pytest.mark.parametrize('share', [0.5, 0.99])
+def test_a_file_that_was_half_written_is_left_out(tmp_path, flags, caplog, suffix, share):
+    noise = np.random.default_rng(5).integers(0, 256, flags.shape, np.uint8)
+    whole = tmp_path / f'0.{suffix}'
+    thumbnail = Image.fromarray(flags[:60, :80])
+    thumbnail.save(tmp_path / 'small.jpeg')
+    # Cameras put a small picture, whole and with its own end, before the pixels.
+    exif = b'Exif\0\0' + (tmp_path / 'small.jpeg').read_bytes()
+    Image.fromarray(noise).save(whole, **({'exif': exif} if suffix == 'jpg' else {}))
+    (tmp_path / 'small.jpeg').unlink()
+    content = whole.read_bytes()
+    (tmp_path / f'1.{suffix}').write_bytes(content[: int(len(content) * share)])
+    (tmp_path / f'2.{suffix}').write_bytes(content[:-1])
+    (tmp_path / f'3.{suffix}').write_bytes(content + b'\0\0film')
+    folder = ImageFolder(tmp_path, 1.0)
+    assert [frame.name for frame in folder.frames()] == [f'0.{suffix}', f'3.{suffix}']
+    assert f'1.{suffix} cannot be read as an image: its end is missing' in caplog.text
+
+
+@pytest.mark.parametrize(
+    'name',
+    ['2024112614305512', '20241126143055123', '202411261430551234', '9223372036854775807', '130503110221100000012'],
+)
+def test_a_long_number_is_not_always_a_time(tmp_path, write, name):
+    write(f'{name}.png')
+    with pytest.raises(SourceError, match='give the rate of the images, rate_hz'):
+        ImageFolder(tmp_path)
+
+
 def test_errors(tmp_path, write):
     with pytest.raises(SourceError, match='no image in'):
         ImageFolder(tmp_path, 1.0)
