@@ -56,14 +56,22 @@ def output_prefixes(topics: Iterable[str]) -> dict[str, str]:
 
     That is the camera's namespace: `/front/image` and `/front/image_raw/compressed` give `/front/segmentation/`.
     Topics that share a namespace keep their own names: `/front/left/segmentation/`, `/front/right/segmentation/`.
+
+    Raises:
+        BagError: The outputs of two topics would have one name.
     """
     topics = list(topics)
     namespaces = {topic: _image_name(topic).rpartition('/')[0] for topic in topics}
     users = Counter(namespaces.values())
-    return {
+    prefixes = {
         topic: f'{namespace if users[namespace] == 1 else topic}/{OUTPUT_NAMESPACE}/'
         for topic, namespace in namespaces.items()
     }
+    by_prefix: dict[str, str] = {}
+    for topic, prefix in prefixes.items():
+        if (other := by_prefix.setdefault(prefix, topic)) != topic:
+            raise BagError(f'the outputs of {other} and {topic} would both be {prefix}*: name one of them (--topics)')
+    return prefixes
 
 
 def _image_name(topic: str) -> str:

@@ -8,6 +8,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 
 from fisa_ros.core.errors import BagError
 
+TF_TYPE = 'tf2_msgs/msg/TFMessage'
 # Encapsulation (4 bytes), then the stamp, of every message that begins with a header.
 _STAMP_AT = 4
 _STAMP_END = _STAMP_AT + 8
@@ -45,13 +46,26 @@ class StampShift:
 
     def __init__(self, msg_type: str) -> None:
         """Look up where the type has its stamps."""
-        self._kind = find_type(msg_type)
-        fields = self._kind.get_fields_and_field_types() if self._kind else {}
+        kind = find_type(msg_type)
+        fields = kind.get_fields_and_field_types() if kind else {}
         self._starts_with_header = next(iter(fields.items()), None) == ('header', 'std_msgs/Header')
-        self._is_tf = msg_type == 'tf2_msgs/msg/TFMessage'
+        self._is_tf = msg_type == TF_TYPE
+
+    def check(self, data: bytes) -> None:
+        """Look whether a serialised message can be moved.
+
+        Raises:
+            BagError: It is damaged.
+        """
+        if self._is_tf:
+            read_message(data, TF_TYPE)
 
     def apply(self, data: bytes, shift_ns: int) -> bytes:
-        """Return a serialised message whose stamps are later by `shift_ns`; what does not fit into a stamp stays."""
+        """Return a serialised message whose stamps are later by `shift_ns`; what does not fit into a stamp stays.
+
+        Raises:
+            BagError: See `check`.
+        """
         if not shift_ns:
             return data
         if self._is_tf:
@@ -64,7 +78,7 @@ class StampShift:
         return data[:_STAMP_AT] + struct.pack(layout, *moved) + data[_STAMP_END:]
 
     def _shift_transforms(self, data: bytes, shift_ns: int) -> bytes:
-        message: Any = deserialize_message(data, self._kind)
+        message = read_message(data, TF_TYPE)
         for transform in message.transforms:
             stamp = transform.header.stamp
             stamp.sec, stamp.nanosec = _move(stamp.sec, stamp.nanosec, shift_ns)

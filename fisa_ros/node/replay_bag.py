@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+import logging
 from pathlib import Path
 
 from rclpy.node import Node
@@ -11,20 +12,24 @@ from rosbags.interfaces import Connection, ConnectionExtRosbag2
 
 from fisa_ros.core.errors import BagError
 from fisa_ros.node.bag_topics import IMAGE_TYPES, OUTPUT_NAMESPACE
-from fisa_ros.node.raw_messages import StampShift, find_type
+from fisa_ros.node.raw_messages import TF_TYPE, StampShift, find_type
 from fisa_ros.node.recorded_qos import recorded_qos
 from fisa_ros.node.replay_streams import Moment
 from fisa_ros.sources.bag import Bag
 
 CAMERA_INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
-TF_TYPE = 'tf2_msgs/msg/TFMessage'
+
+_log = logging.getLogger(__name__)
 
 
 class BagStream:
-    """Topics of a recording, published without decoding them; see `ReplayStream`."""
+    """Topics of a recording, published without decoding them; see `ReplayStream`.
+
+    Attributes:
+        skipped: Number of messages so far that are damaged, as far as that is noticed: of those of transforms.
+    """
 
     is_live = False
-    skipped = 0
 
     def __init__(self, node: Node, path: Path, topics: Sequence[str], with_tf: bool) -> None:
         """Open the recording and create the topics.
@@ -38,6 +43,7 @@ class BagStream:
         Raises:
             BagError: The recording cannot be read, has no such topic, or a topic's type is not installed.
         """
+        self.skipped = 0
         self._bag = Bag(path)
         try:
             self._connections = _choose(self._bag, topics, with_tf)
@@ -58,6 +64,12 @@ class BagStream:
         for connection, time_ns, data in self._bag.messages(self._connections):
             publisher = self._publishers[connection.topic, connection.msgtype]
             shift = self._shifts[connection.msgtype]
+            try:
+                shift.check(data)
+            except BagError as error:
+                self.skipped += 1
+                _log.warning(f'skipped: {connection.topic} at {time_ns}: {error}')
+                continue
             yield Moment(time_ns, partial(_publish, publisher, shift, data))
 
     def close(self) -> None:

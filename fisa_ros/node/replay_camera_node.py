@@ -1,5 +1,6 @@
 """The node `camera`: a folder, a video, a recording or a USB camera as topics."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 import gc
 import logging
@@ -65,7 +66,9 @@ class ReplayCameraParameters(Parameters):
     loop: bool = param(False, 'Begin anew at the end; otherwise the node ends.', read_only=True)
     frame_id: str = param('camera_optical_frame', 'Frame of the images; a recording has its own.', read_only=True)
     camera_info_file: str = param(
-        '', 'Calibration as camera_calibration writes it, published as camera_info.', read_only=True
+        '',
+        'Calibration as camera_calibration writes it, published as camera_info; a recording has its own.',
+        read_only=True,
     )
     stamps: str = param(
         'now',
@@ -214,7 +217,7 @@ class ReplayCameraNode(Node):
         status = DiagnosticStatus(
             level=DiagnosticStatus.WARN if self._stream.skipped else DiagnosticStatus.OK,
             name=f'{self.get_fully_qualified_name()}: replay',
-            message=f'{self._sent} messages, {self._stream.skipped} images skipped',
+            message=f'{self._sent} messages, {self._stream.skipped} skipped',
             values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
         )
         stamp = self.get_clock().now().to_msg()
@@ -229,15 +232,19 @@ def open_stream(node: Node, parameters: ReplayCameraParameters) -> ReplayStream:
     """
     if not parameters.source:
         raise SourceError('parameter source is missing: a folder of images, a video, a recording or /dev/video0')
-    path = Path(parameters.source).expanduser()
+    path = _expand_home(parameters.source)
     device = device_path(parameters.source)
     if device is None and not path.exists():
         raise SourceError(f'source {path} does not exist')
     if device is None and is_bag(path):
+        if parameters.rate_hz or parameters.camera_info_file:
+            given = 'rate_hz' if parameters.rate_hz else 'camera_info_file'
+            raise SourceError(f'{path} is a recording, with times and calibrations of its own: leave {given} out')
         return _open_bag(node, path, [topic for topic in parameters.topics if topic], parameters.tf)
     if any(parameters.topics) or parameters.tf:
         raise SourceError(f'{parameters.source} is no recording: it has no topics and no tf')
-    calibration = read_calibration(Path(parameters.camera_info_file)) if parameters.camera_info_file else None
+    info_file = parameters.camera_info_file
+    calibration = read_calibration(_expand_home(info_file)) if info_file else None
     if device is not None:
         if parameters.stamps == 'recorded':
             raise SourceError(f'{device} is a camera: it has no recorded stamps')
@@ -245,6 +252,13 @@ def open_stream(node: Node, parameters: ReplayCameraParameters) -> ReplayStream:
     is_image = path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES
     source = (ImageFolder if is_image else VideoFile)(path, parameters.rate_hz)
     return FrameStream(source, ImagePublisher(node, parameters.frame_id, calibration))
+
+
+def _expand_home(path: str) -> Path:
+    # There may be no such user.
+    with suppress(RuntimeError):
+        return Path(path).expanduser()
+    return Path(path)
 
 
 def _open_bag(node: Node, path: Path, topics: list[str], with_tf: bool) -> ReplayStream:

@@ -48,7 +48,7 @@ class ReplayStream(Protocol):
 
     @property
     def skipped(self) -> int:
-        """Number of images so far that could not be read."""
+        """Number of images or messages so far that could not be read."""
 
     def moments(self) -> Iterator[Moment | None]:
         """Yield everything once; None where nothing has come yet.

@@ -32,6 +32,8 @@ def open_device(device: str) -> cv2.VideoCapture:
 class UsbCamera:
     """Reads a camera in a thread of its own and keeps the newest image; reconnects when the camera vanishes.
 
+    A camera that is there and gives no image is waited for, and opened anew again and again; the log says so.
+
     Attributes:
         reconnects: How often the camera came back.
     """
@@ -44,7 +46,7 @@ class UsbCamera:
             open_capture: Opens it.
 
         Raises:
-            SourceError: There is no such camera, or it gives no image.
+            SourceError: There is no such camera.
         """
         self.reconnects = 0
         self._device = device
@@ -74,18 +76,26 @@ class UsbCamera:
 
     def _read(self, capture: cv2.VideoCapture) -> None:
         while not self._is_closed.is_set():
-            is_read, image = capture.read()
-            # The moment after the exposure and the way through USB; drivers give no better one through OpenCV.
-            time_ns = time.time_ns()
-            if not is_read:
+            frame = self._read_frame(capture)
+            if frame is None:
                 capture.release()
                 capture = self._reconnect() or capture
                 continue
-            frame = SourceFrame(np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8), time_ns, self._device)
             with self._condition:
                 self._newest = frame
                 self._condition.notify()
         capture.release()
+
+    def _read_frame(self, capture: cv2.VideoCapture) -> SourceFrame | None:
+        try:
+            is_read, image = capture.read()
+            # The moment after the exposure and the way through USB; drivers give no better one through OpenCV.
+            time_ns = time.time_ns()
+            pixels = cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if is_read else None
+        except cv2.error as error:
+            _log.warning(f'the camera {self._device} gave an image that OpenCV cannot read: {error.err}')
+            return None
+        return None if pixels is None else SourceFrame(np.asarray(pixels, np.uint8), time_ns, self._device)
 
     def _reconnect(self) -> cv2.VideoCapture | None:
         _log.warning(f'the camera {self._device} gives no more images: waiting for it to come back')

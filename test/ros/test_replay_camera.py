@@ -2,7 +2,9 @@
 
 from pathlib import Path
 import signal
+import sys
 import time
+import types
 
 import cv2
 from diagnostic_msgs.msg import DiagnosticArray
@@ -17,6 +19,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from fisa_ros.node.raw_messages import StampShift, find_type
 from fisa_ros.node.recorded_qos import recorded_qos
+from fisa_ros.node.replay_bag import BagStream
 from fisa_ros.sources.bag import Bag, reliable_qos
 
 EXECUTABLE = Path(__file__).absolute().parents[2] / 'scripts' / 'camera_node'
@@ -220,12 +223,20 @@ def test_what_cannot_be_read_is_in_the_diagnostics(start_camera, client, photos)
         ('missing', {}, 'missing does not exist'),
         ('/dev/video97', {}, 'no camera at /dev/video97; '),
         ('empty', {}, 'no image in '),
-        ('photos', {}, 'is no time (nanoseconds, or seconds with decimals): give the rate of the images, rate_hz'),
+        (
+            'photos',
+            {},
+            'is no time (nanoseconds, or seconds with decimals): give the rate of the images, rate_hz',
+        ),
         ('photos', {'rate_hz': '500.0'}, 'rate_hz'),
         ('photos', {'rate_hz': '5.0', 'topics': '[/image]'}, 'is no recording: it has no topics'),
         ('photos', {'rate_hz': '5.0', 'camera_info_file': 'none.yaml'}, 'camera_info_file none.yaml cannot be read'),
         ('noise.avi', {}, 'is no video that OpenCV'),
         ('cut.mcap', {}, 'cannot be read as a recording'),
+        ('bag', {'rate_hz': '5.0'}, 'bag is a recording, with times and calibrations of its own: leave rate_hz out'),
+        ('bag', {'camera_info_file': 'front.yaml'}, 'of its own: leave camera_info_file out'),
+        ('photos', {'rate_hz': '5.0', 'camera_info_file': '~/none.yaml'}, f'{Path.home()}/none.yaml cannot be read'),
+        ('~no_such_user/photos', {}, '~no_such_user/photos does not exist'),
         ('bag', {'topics': '[/front/images]'}, 'has no messages on /front/images; topics are: /front/camera_info, '),
         ('bag', {'topics': '[/robot/state]'}, 'the type robot_msgs/msg/State of /robot/state is not installed here'),
     ],
@@ -236,7 +247,7 @@ def test_bad_sources_end_the_node_with_the_reason(
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'noise.avi').write_bytes(bytes(range(256)) * 20)
     (tmp_path / 'cut.mcap').write_bytes((write_bag(images=1) / 'bag.mcap').read_bytes()[:-1000])
-    process = start_camera(tmp_path / source if source[0] not in "/'" else source, **parameters)
+    process = start_camera(tmp_path / source if source[0] not in "/'~" else source, **parameters)
     assert process.wait() == 1
     assert 'cannot start' in process.log
     assert reason in process.log
@@ -260,6 +271,23 @@ def test_transforms_come_along_where_their_type_is_installed(start_camera, write
     else:
         assert process.wait() == 0
         assert 'finished: 31 messages' in process.log
+
+
+def test_damaged_transforms_are_skipped_and_counted(client, write_bag, monkeypatch, caplog):
+    # Where transforms have no type, that of images stands in: to it the recorded bytes are as damaged as can be.
+    package = types.ModuleType('tf2_msgs.msg')
+    package.TFMessage = Image
+    monkeypatch.setitem(sys.modules, 'tf2_msgs', types.ModuleType('tf2_msgs'))
+    monkeypatch.setitem(sys.modules, 'tf2_msgs.msg', package)
+    stream = BagStream(client.node, write_bag(), ['/front/camera_info'], with_tf=True)
+    try:
+        moments = list(stream.moments())
+        assert (len(moments), stream.skipped) == (6, 7)
+        for moment in moments:
+            moment.send(1_000_000_000)
+    finally:
+        stream.close()
+    assert 'skipped: /tf at 1700000000020000000: ' in caplog.text
 
 
 def test_quality_of_service_serves_whom_the_recorded_one_served():

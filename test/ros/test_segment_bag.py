@@ -462,6 +462,11 @@ def test_names_of_outputs(topics, prefixes):
     assert list(output_prefixes(topics).values()) == prefixes
 
 
+def test_two_topics_that_would_have_the_same_outputs_are_named():
+    with pytest.raises(BagError, match=r'of /cam/left and /cam/left/image would both be /cam/left/segmentation/'):
+        output_prefixes(['/cam/left', '/cam/right', '/cam/left/image'])
+
+
 def test_of_an_image_and_its_compressed_form_one_is_taken(write_bag, tmp_path):
     path = tmp_path / 'both'
     with Bag(write_bag()) as bag, Writer(path, version=9) as writer:

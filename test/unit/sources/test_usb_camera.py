@@ -44,6 +44,35 @@ def test_the_newest_image_is_taken_and_a_camera_that_vanishes_comes_back(video, 
     assert '/dev/video0 gives no more images: waiting for it to come back' in caplog.text
 
 
+class BrokenCapture:
+    """A camera whose images are broken: they have two channels, or OpenCV raises. No file that it reads does that."""
+
+    def __init__(self, is_raising):
+        self._is_raising = is_raising
+
+    def isOpened(self):  # noqa: N802
+        return True
+
+    def read(self):
+        if self._is_raising:
+            raise cv2.error('broken')
+        return True, np.zeros((4, 4, 2), np.uint8)
+
+    def release(self):
+        pass
+
+
+@pytest.mark.parametrize('is_raising', [False, True])
+def test_an_error_of_opencv_does_not_end_the_reading(video, caplog, is_raising):
+    captures = [BrokenCapture(is_raising)]
+    camera = UsbCamera('/dev/video0', lambda _: captures.pop() if captures else cv2.VideoCapture(video))
+    try:
+        assert take(camera).image.shape == (120, 160, 3)
+    finally:
+        camera.close()
+    assert '/dev/video0 gave an image that OpenCV cannot read' in caplog.text
+
+
 def test_close_ends_the_wait_for_a_camera(video):
     captures = [cv2.VideoCapture(video)]
     camera = UsbCamera('/dev/video0', lambda _: captures.pop() if captures else cv2.VideoCapture())
