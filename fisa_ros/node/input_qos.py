@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
-_DEPTH = 5
+_DEPTH = 2
 
 
 def choose_input_qos(publishers: Sequence[TopicEndpointInfo], *, takes_latched: bool = False) -> QoSProfile:
@@ -25,7 +25,8 @@ def choose_input_qos(publishers: Sequence[TopicEndpointInfo], *, takes_latched: 
     )
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
-        # The node itself drops what it cannot serve, and counts it; the queue only bridges a busy executor.
+        # The node itself drops what it cannot serve, and counts it. The queue only bridges a busy executor, and what
+        # it held at the worst moment stays with the process as memory.
         depth=_DEPTH,
         reliability=ReliabilityPolicy.RELIABLE if is_reliable else ReliabilityPolicy.BEST_EFFORT,
         durability=DurabilityPolicy.TRANSIENT_LOCAL if is_latched else DurabilityPolicy.VOLATILE,

@@ -43,9 +43,9 @@ def board_model() -> str:
 
 
 def memory_mb(pid: int | str = 'self') -> dict[str, float]:
-    """Return the memory of a process in 10^6 bytes: `rss`, of it `anonymous` (no file, not shared), and `peak`."""
+    """Return the memory of a process in 10^6 bytes: `rss`, of it `shared` (as with other processes), and `peak`."""
     lines = dict(line.split(':', 1) for line in _read(_PROC / str(pid) / 'status').splitlines() if ':' in line)
-    keys = {'rss': 'VmRSS', 'anonymous': 'RssAnon', 'peak': 'VmHWM'}
+    keys = {'rss': 'VmRSS', 'shared': 'RssShmem', 'peak': 'VmHWM'}
     kib = {name: int(lines[key].split()[0]) for name, key in keys.items() if key in lines}
     return {name: value * 1024e-6 for name, value in kib.items()}
 

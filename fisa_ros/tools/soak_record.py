@@ -52,8 +52,8 @@ class SoakRecord:
         threshold_changes: Changes that the node made.
         threshold_refusals: Reasons for those that it did not make.
         listeners: Subscriptions and nodes that came and went.
-        memory_mb: Time in s since the first image, and resident memory of the node.
-        anonymous_mb: The same without files and shared memory.
+        memory_mb: Time in s since the first image, and resident memory of the node that is its own.
+        shared_mb: The same of memory that it shares: segments of the transport, which belong to their publishers.
         node_values: What the node says of its model.
         tracebacks: In the log of the node.
         trouble: Why the soak could not go on; empty otherwise.
@@ -79,7 +79,7 @@ class SoakRecord:
     threshold_refusals: list[str] = field(default_factory=list)
     listeners: int = 0
     memory_mb: list[tuple[float, float]] = field(default_factory=list)
-    anonymous_mb: list[tuple[float, float]] = field(default_factory=list)
+    shared_mb: list[tuple[float, float]] = field(default_factory=list)
     node_values: dict[str, str] = field(default_factory=dict)
     tracebacks: int = 0
     trouble: str = ''

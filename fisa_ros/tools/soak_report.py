@@ -18,10 +18,13 @@ def summarize(options: SoakOptions, record: SoakRecord) -> dict[str, Any]:
 
     `inference_period_ms` is the mean time from one answered frame of a camera to its next, `inference_ms` that of one
     frame in the model. With several cameras a frame may wait for its turn, but never in a queue.
+
+    The growth is that of the node's own memory. Whatever a publisher has in flight at the worst moment lies in pages of
+    its shared-memory segment; having read them once, the node counts as their user for good, up to the segment's size.
     """
     counts = record.counts
     ages_ms = np.array(record.ages_ms or [np.nan])
-    growth, anonymous = measure_growth(record.memory_mb), measure_growth(record.anonymous_mb)
+    growth, shared = measure_growth(record.memory_mb), measure_growth(record.shared_mb)
     summary: dict[str, Any] = {
         'minutes': record.stream_s / 60.0,
         'minutes_asked': options.minutes,
@@ -55,8 +58,8 @@ def summarize(options: SoakOptions, record: SoakRecord) -> dict[str, Any]:
             'start': growth.start_mb if growth else None,
             'end': growth.end_mb if growth else None,
             'last': record.memory_mb[-1][1] if record.memory_mb else None,
-            'anonymous_start': anonymous.start_mb if anonymous else None,
-            'anonymous_end': anonymous.end_mb if anonymous else None,
+            'shared_start': shared.start_mb if shared else None,
+            'shared_end': shared.end_mb if shared else None,
         },
         'memory_growth_percent': growth.percent if growth else None,
         'age_ms': {

@@ -223,8 +223,8 @@ class _Stage:
     def _measure_memory(self) -> None:
         now_s, memory = time.monotonic() - self._began_s, memory_mb(self._node.pid)
         if memory:
-            self._record.memory_mb.append((now_s, memory['rss']))
-            self._record.anonymous_mb.append((now_s, memory['anonymous']))
+            self._record.memory_mb.append((now_s, memory['rss'] - memory['shared']))
+            self._record.shared_mb.append((now_s, memory['shared']))
 
     def _tell_progress(self) -> None:
         record = self._record

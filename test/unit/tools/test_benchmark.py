@@ -268,6 +268,7 @@ def test_roofline_of_known_numbers():
 def test_memory_and_time_of_a_process_are_read():
     memory = memory_mb()
     assert 1 < memory['rss'] <= memory['peak']
+    assert 0 <= memory['shared'] < memory['rss']
     before = cpu_seconds(os.getpid())
     while cpu_seconds(os.getpid()) == before:
         pass
