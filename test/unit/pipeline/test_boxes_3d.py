@@ -173,6 +173,9 @@ def test_only_things_with_enough_depth_have_boxes_in_order_of_the_segments():
         lambda: np.full((HEIGHT, WIDTH), 2.0),
         lambda: np.full((HEIGHT, WIDTH), 0.001),
         lambda: np.full((HEIGHT, WIDTH), 60_000.0),
+        lambda: np.full((HEIGHT, WIDTH), 1e-44),
+        lambda: np.full((HEIGHT, WIDTH), 3e38),
+        lambda: 10.0 ** np.random.default_rng(0).uniform(-40, 38, (HEIGHT, WIDTH)),
         lambda: np.random.default_rng(0).uniform(0.1, 9.0, (HEIGHT, WIDTH)),
         lambda: np.broadcast_to(np.arange(WIDTH) * 0.1 + 0.1, (HEIGHT, WIDTH)),
     ],
@@ -187,3 +190,31 @@ def test_strange_depth_gives_finite_boxes_or_none(make, area):
     for box in find_boxes(make().astype(np.float32), RAYS, result_of(panoptic_map)):
         for values in (box.solid.center, box.solid.size, box.solid.rotation):
             assert np.isfinite(values).all()
+
+
+@pytest.mark.parametrize('focal_px', [1e-300, 1e-3, 0.1, 1e300])
+@pytest.mark.parametrize('depth_m', [1e-44, 2.0, 3e38])
+def test_a_wild_calibration_gives_finite_boxes_or_none(focal_px, depth_m):
+    rays = CameraModel((WIDTH, HEIGHT), (focal_px, focal_px), (159.5, 119.5)).rays
+    panoptic_map = np.zeros((HEIGHT, WIDTH), np.uint16)
+    panoptic_map[20:200, 30:250] = 1
+    for box in find_boxes(np.full((HEIGHT, WIDTH), depth_m, np.float32), rays, result_of(panoptic_map)):
+        for values in (box.solid.center, box.solid.size, box.solid.rotation):
+            assert np.isfinite(values).all()
+
+
+def test_what_else_is_in_the_frame_changes_no_box():
+    depth, result = view_of(
+        ball_depth((-0.7, 0.3, 2.0), 0.1),
+        box_depth((0.0, 0.2, 2.2), (0.4, 0.3, 0.2), turn(0.5, 0.5)),
+        column_depth((0.7, 0.1, 2.4), 0.1, 0.5, turn(0.0, 0.3)),
+        box_depth((0.0, -0.6, 2.0), (0.05, 0.05, 0.05), np.eye(3)),
+    )
+    depth = spoil(depth)
+    together = find_boxes(depth, RAYS, result)
+    assert len(together) == 4
+    for box in together:
+        (alone,) = find_boxes(depth, RAYS, PanopticResult(result.panoptic_map, (box.segment,), 1))
+        assert (alone.segment, alone.num_points, alone.solid.shape) == (box.segment, box.num_points, box.solid.shape)
+        np.testing.assert_allclose(alone.solid.center, box.solid.center, atol=1e-4)
+        np.testing.assert_allclose(alone.solid.size, box.solid.size, atol=1e-4)
