@@ -25,8 +25,8 @@ class ImageMotion:
         Args:
             image: `(H, W, 3)` uint8 rgb.
         """
-        small = cv2.resize(image, _SIZE_WH, interpolation=cv2.INTER_AREA)
-        grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.float32)
+        large = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        grey = np.asarray(cv2.resize(large, _SIZE_WH, interpolation=cv2.INTER_AREA), np.float32)
         last, self._last = self._last, grey
         if last is None:
             return 0.0, 0.0

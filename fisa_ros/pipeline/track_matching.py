@@ -36,12 +36,13 @@ class Cells:
         self.index_map = rows.take(result.panoptic_map[stride // 2 :: stride, stride // 2 :: stride])
         self.areas = np.bincount(self.index_map.ravel(), minlength=len(segments) + 1)[1:].astype(np.float64)
         self.boxes = np.array([segment.box_xyxy for segment in segments], np.float64).reshape(-1, 4) / stride
+        outer = np.concatenate([np.floor(self.boxes[:, :2]), np.ceil(self.boxes[:, 2:])], axis=1)
+        self._outer_boxes: list[list[int]] = outer.astype(int).tolist()
         self.labels = [Label(segment.class_id, segment.class_name, segment.is_thing) for segment in segments]
 
     def cut_out(self, position: int) -> tuple[NDArray[np.bool_], tuple[int, int]]:
         """Return the mask of a segment as a copy without its surroundings, and the cell (x, y) where that begins."""
-        x0, y0 = np.floor(self.boxes[position, :2]).astype(int).tolist()
-        x1, y1 = np.ceil(self.boxes[position, 2:]).astype(int).tolist()
+        x0, y0, x1, y1 = self._outer_boxes[position]
         return self.index_map[y0:y1, x0:x1] == position + 1, (x0, y0)
 
 
@@ -82,7 +83,9 @@ def match(tracks: Sequence[Track], cells: Cells) -> list[tuple[int, int]]:
     """
     if not tracks or not cells.labels:
         return []
-    iou = np.stack([_overlaps(track, cells) for track in tracks])
+    covered = np.stack([_covered(track, cells) for track in tracks])
+    shared = covered[:, 1:]
+    iou = shared / np.maximum(covered.sum(axis=1, keepdims=True) + cells.areas - shared, 1.0)
     share, is_same, is_always = _agreement(tracks, cells.labels)
     nearness = np.where(is_same, _nearness(tracks, cells.boxes), 0.0)
     is_possible = (iou >= _MIN_IOU) | (is_same & ((iou >= _MIN_IOU_SAME_CLASS) | (nearness > 0.0))) | is_always
@@ -99,17 +102,17 @@ def match(tracks: Sequence[Track], cells: Cells) -> list[tuple[int, int]]:
     return pairs
 
 
-def _overlaps(track: Track, cells: Cells) -> NDArray[np.float64]:
-    """Return the IoU of a track with each segment, `(S,)`; what of it has left the image does not count."""
+def _covered(track: Track, cells: Cells) -> NDArray[np.intp]:
+    """Return how many cells of each value of the map a track covers, `(1 + S,)`; what left the image does not count."""
     height, width = cells.index_map.shape
     x, y = (corner + round(shift) for corner, shift in zip(track.corner_xy, track.shift.tolist(), strict=True))
     mask_height, mask_width = track.mask.shape
     x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + mask_width, width), min(y + mask_height, height)
+    num_values = 1 + len(cells.areas)
     if x0 >= x1 or y0 >= y1:
-        return np.zeros(len(cells.areas))
+        return np.zeros(num_values, np.intp)
     below = cells.index_map[y0:y1, x0:x1][track.mask[y0 - y : y1 - y, x0 - x : x1 - x]]
-    shared = np.bincount(below, minlength=len(cells.areas) + 1)[1:]
-    return shared / np.maximum(len(below) + cells.areas - shared, 1.0)
+    return np.bincount(below, minlength=num_values)
 
 
 def _agreement(
@@ -120,19 +123,18 @@ def _agreement(
     The share of the segment's label in the track's votes; whether it has any; whether both are the same stuff, of which
     a frame has one segment wherever it is.
     """
-    share = np.zeros((len(tracks), len(labels)))
+    number_of = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+    share = np.zeros((len(tracks), len(number_of)))
     is_same = np.zeros(share.shape, np.bool_)
     is_always = np.zeros(share.shape, np.bool_)
-    columns_of: dict[Label, list[int]] = {}
-    for column, label in enumerate(labels):
-        columns_of.setdefault(label, []).append(column)
     for row, track in enumerate(tracks):
         for label in track.vote.labels:
-            if columns := columns_of.get(label):
-                share[row, columns] = track.vote.share(label)
-                is_same[row, columns] = True
-                is_always[row, columns] = not label.is_thing and label == track.vote.label
-    return share, is_same, is_always
+            if (number := number_of.get(label)) is not None:
+                share[row, number] = track.vote.share(label)
+                is_same[row, number] = True
+                is_always[row, number] = not label.is_thing and label == track.vote.label
+    columns = [number_of[label] for label in labels]
+    return share[:, columns], is_same[:, columns], is_always[:, columns]
 
 
 def _nearness(tracks: Sequence[Track], boxes: NDArray[np.float64]) -> NDArray[np.float64]:

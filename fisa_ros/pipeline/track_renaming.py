@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 
 from fisa_ros.core.results import PanopticResult, Segment
 from fisa_ros.pipeline.track_labels import Label
 from fisa_ros.pipeline.track_matching import Track
+
+_BYTE_VALUES = 256
 
 
 def renamed(result: PanopticResult, tracks: Sequence[Track]) -> PanopticResult:
@@ -21,14 +24,19 @@ def renamed(result: PanopticResult, tracks: Sequence[Track]) -> PanopticResult:
         label = track.vote.label
         key = track.id if label is None or label.is_thing else label
         groups.setdefault(key, []).append((segment, track))
-    table = np.zeros(max((segment.id for segment in result.segments), default=0) + 1, np.uint16)
+    table = np.zeros(max([_BYTE_VALUES, *(segment.id + 1 for segment in result.segments)]), np.uint16)
     segments = []
     for members in groups.values():
         joined = _joined(members)
         segments.append(joined)
         table[[segment.id for segment, _ in members]] = joined.id
     segments.sort(key=lambda segment: segment.id)
-    return PanopticResult(table.take(result.panoptic_map), tuple(segments), result.vocabulary_version)
+    if len(table) == _BYTE_VALUES:
+        # Takes half the time of numpy, which makes an index of 8 bytes for each pixel first.
+        panoptic_map = np.asarray(cv2.LUT(result.panoptic_map.astype(np.uint8), table), np.uint16)
+    else:
+        panoptic_map = table.take(result.panoptic_map)
+    return PanopticResult(panoptic_map, tuple(segments), result.vocabulary_version)
 
 
 def _joined(members: Sequence[tuple[Segment, Track]]) -> Segment:

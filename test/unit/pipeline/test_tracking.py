@@ -332,6 +332,16 @@ def test_more_tracks_than_ids():
     assert min(segment.id for segment in result.segments) < 90 * len(grid) - 65535
 
 
+def test_ids_that_are_larger_than_a_byte():
+    tracker = Tracker()
+    grid = [(CHAIR, x, y, x + 4, y + 4) for y in range(0, 96, 8) for x in range(0, 128, 4)]
+    assert max(segment.id for segment in tracker.update(frame(*grid), 0.0, VOCABULARY).segments) == len(grid)
+    tracker.reset()
+    result = tracker.update(frame((WALL, 0, 0, 128, 96), (CHAIR, 10, 10, 40, 50)), 1.0, VOCABULARY)
+    assert [segment.id for segment in result.segments] == [len(grid) + 1, len(grid) + 2]
+    assert (id_at(result, 90, 90), id_at(result, 20, 20)) == (*ids(result, WALL), *ids(result, CHAIR))
+
+
 def test_only_so_many_lost_tracks_are_looked_for():
     tracker = Tracker(TrackerOptions(max_missed_s=1000.0, id_quarantine_s=0.0))
     grid = [(CHAIR, x, y, x + 2, y + 2) for y in range(0, 96, 8) for x in range(0, 128, 8)]
