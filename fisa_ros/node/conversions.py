@@ -120,16 +120,28 @@ def request_from_srv(request: SetVocabulary.Request) -> VocabularyRequest:
         classes=tuple(request.classes),
         stuff_classes=tuple(request.stuff_classes),
         class_ids=tuple(class_id or None for class_id in request.class_ids),
+        thing_classes=tuple(request.thing_classes),
+    )
+
+
+def request_to_srv(request: VocabularyRequest) -> SetVocabulary.Request:
+    """Return a request as `request_from_srv` reads it."""
+    return SetVocabulary.Request(
+        classes=list(request.classes),
+        stuff_classes=list(request.stuff_classes),
+        class_ids=[class_id or 0 for class_id in request.class_ids],
+        thing_classes=list(request.thing_classes),
     )
 
 
 def vocabulary_to_srv(vocabulary: Vocabulary | None, response: GetVocabulary.Response) -> GetVocabulary.Response:
-    """Fill a response in the form that SetVocabulary takes."""
+    """Fill a response in the form that SetVocabulary takes, which makes exactly this vocabulary of it."""
     if vocabulary is None:
         return response
     response.version = vocabulary.version
     response.classes = [entry.text for entry in vocabulary.classes]
     response.stuff_classes = [entry.name for entry in vocabulary.classes if not entry.is_thing]
+    response.thing_classes = [entry.name for entry in vocabulary.classes if entry.is_thing]
     response.class_ids = list(vocabulary.class_ids)
     return response
 

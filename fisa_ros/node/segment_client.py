@@ -18,6 +18,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from fisa_ros.core.class_names import parse_names
 from fisa_ros.core.errors import FisaError
 from fisa_ros.core.vocabulary import Vocabulary, VocabularyClass, VocabularyRequest
+from fisa_ros.node.conversions import request_to_srv
 from fisa_ros.node.spinning_node import SpinningNode
 from fisa_ros.srv import GetVocabulary, SetVocabulary
 
@@ -106,7 +107,7 @@ class SegmentClient(SpinningNode):
         answered_ns: list[int] = []
         response = self._call(
             self._clients['set_vocabulary'],
-            SetVocabulary.Request(classes=request.classes, stuff_classes=request.stuff_classes),
+            request_to_srv(request),
             timeout_s,
             lambda: answered_ns.append(self.now_ns()),
         )
@@ -130,7 +131,7 @@ class SegmentClient(SpinningNode):
         return Vocabulary(
             version=response.version,
             classes=tuple(
-                VocabularyClass(class_id, names, is_thing=names[0] not in response.stuff_classes)
+                VocabularyClass(class_id, names, is_thing=names[0] in response.thing_classes)
                 for class_id, names in zip(response.class_ids, map(parse_names, response.classes), strict=True)
             ),
         )

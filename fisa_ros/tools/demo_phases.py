@@ -48,7 +48,9 @@ def category_ids() -> dict[str, int]:
 
 
 def _request(names_of: Mapping[str, Sequence[str]]) -> VocabularyRequest:
+    things = tuple(names[0] for name, names in names_of.items() if CATEGORY_BY_NAME[name].is_thing)
     return VocabularyRequest(
         classes=tuple(', '.join(names) for names in names_of.values()),
-        stuff_classes=tuple(names[0] for name, names in names_of.items() if not CATEGORY_BY_NAME[name].is_thing),
+        stuff_classes=tuple(names[0] for names in names_of.values() if names[0] not in things),
+        thing_classes=things,
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import cycle
 import os
 from pathlib import Path
@@ -12,7 +12,6 @@ import time
 
 from fisa_ros.core.errors import FisaError
 from fisa_ros.core.resources import cache_dir
-from fisa_ros.core.vocabulary import VocabularyRequest
 from fisa_ros.node.pace import Pace
 from fisa_ros.node.soak_probe import PassingNode, SoakProbe, SoakViews
 from fisa_ros.simulation.camera import SceneCamera
@@ -190,7 +189,7 @@ class _Stage:
         self._words_number += 1
         request = next(self._requests)
         if self._words_number % _FRESH_WORD_EVERY == 0:
-            request = VocabularyRequest((*request.classes, f'item {self._words_number}'), request.stuff_classes)
+            request = replace(request, classes=(*request.classes, f'item {self._words_number}'))
         answer = self._probe.change_vocabulary(request, _SERVICE_TIMEOUT_S)
         if not answer.success:
             self._record.vocabulary_refusals.append(answer.message)

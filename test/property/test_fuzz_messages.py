@@ -224,6 +224,8 @@ def any_request(rng: Rng) -> SetVocabulary.Request:
         ).tolist()
     if rng.random() < 0.3:
         request.stuff_classes = [any_name(rng) if rng.random() < 0.5 else text for text in classes[:2]]
+    if rng.random() < 0.3:
+        request.thing_classes = [any_name(rng) if rng.random() < 0.2 else text for text in classes[-2:]]
     return request
 
 
@@ -253,7 +255,8 @@ def test_words(count) -> None:
         )
         # It can be sent back, and asking for what is in use changes nothing.
         response = conversions.vocabulary_to_srv(vocabulary, conversions.GetVocabulary.Response())
-        again = SetVocabulary.Request(classes=response.classes, stuff_classes=response.stuff_classes)
+        fields = ('classes', 'stuff_classes', 'class_ids', 'thing_classes')
+        again = SetVocabulary.Request(**{name: getattr(response, name) for name in fields})
         assert registry.propose(conversions.request_from_srv(again)).labels_as(vocabulary)
         ids[number % 3].update({entry.name: entry.id for entry in vocabulary.classes})
 

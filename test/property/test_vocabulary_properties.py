@@ -14,6 +14,7 @@ REQUESTS = st.builds(
     VocabularyRequest,
     classes=st.lists(st.lists(WORDS, min_size=1, max_size=2).map(','.join), max_size=6).map(tuple),
     stuff_classes=st.lists(WORDS, max_size=1).map(tuple),
+    thing_classes=st.lists(WORDS, max_size=1).map(tuple),
     class_ids=st.just(()) | st.lists(st.none() | st.integers(0, 6), max_size=5).map(tuple),
 )
 STEPS = st.lists(st.tuples(REQUESTS, st.floats(0, 20)), max_size=30)
@@ -68,6 +69,13 @@ class World:
             assert vocabulary.version == 1
         else:
             assert vocabulary.version - former.version == (not vocabulary.labels_as(former))
+        again = VocabularyRequest(
+            classes=tuple(entry.text for entry in vocabulary.classes),
+            stuff_classes=tuple(entry.name for entry in vocabulary.classes if not entry.is_thing),
+            class_ids=vocabulary.class_ids,
+            thing_classes=tuple(entry.name for entry in vocabulary.classes if entry.is_thing),
+        )
+        assert self.registry.propose(again) == vocabulary
 
 
 @given(STEPS)

@@ -5,7 +5,7 @@ import pytest
 from std_msgs.msg import Header
 
 from fisa_ros.core.results import PanopticResult, Segment
-from fisa_ros.core.vocabulary import Vocabulary, VocabularyClass
+from fisa_ros.core.vocabulary import Vocabulary, VocabularyClass, VocabularyRequest
 from fisa_ros.node import conversions
 from fisa_ros.srv import GetVocabulary, SetVocabulary
 
@@ -57,14 +57,18 @@ def test_numbers_of_numpy_can_be_sent() -> None:
 
 
 def test_vocabularies_in_services() -> None:
-    request = SetVocabulary.Request(classes=['sofa, couch', 'lawn'], stuff_classes=['lawn'], class_ids=[0, 9])
-    parsed = conversions.request_from_srv(request)
-    assert (parsed.classes, parsed.stuff_classes, parsed.class_ids) == (('sofa, couch', 'lawn'), ('lawn',), (None, 9))
+    request = VocabularyRequest(('sofa, couch', 'lawn', 'sky'), ('lawn',), (None, 9, None), thing_classes=('sky',))
+    message = conversions.request_to_srv(request)
+    assert (message.classes, message.class_ids.tolist()) == (['sofa, couch', 'lawn', 'sky'], [0, 9, 0])
+    assert (message.stuff_classes, message.thing_classes) == (['lawn'], ['sky'])
+    assert conversions.request_from_srv(message) == request
+    assert conversions.request_from_srv(SetVocabulary.Request(classes=['cat'])) == VocabularyRequest(('cat',))
 
     vocabulary = Vocabulary(3, (VocabularyClass(1, ('sofa', 'couch'), True), VocabularyClass(9, ('lawn',), False)))
     response = conversions.vocabulary_to_srv(vocabulary, GetVocabulary.Response())
     assert (response.version, list(response.class_ids)) == (3, [1, 9])
     assert (response.classes, response.stuff_classes) == (['sofa, couch', 'lawn'], ['lawn'])
+    assert response.thing_classes == ['sofa']
     assert conversions.vocabulary_to_srv(None, GetVocabulary.Response()).version == 0
 
 

@@ -20,7 +20,13 @@ REFUSED = {
     'an id twice': (['cat', 'dog'], {'class_ids': [7, 7]}, '7'),
     'ids that do not fit': (['cat', 'dog'], {'class_ids': [7]}, 'class_ids'),
     'an id of another': (['red'], {'class_ids': [9]}, 'red'),
-    'unknown stuff': (['cat'], {'stuff_classes': ['grass']}, 'grass'),
+    'unknown stuff': (['cat'], {'stuff_classes': ['grass']}, "stuff_classes has 'grass', which names no class"),
+    'an unknown thing': (['cat'], {'thing_classes': ['grass']}, "thing_classes has 'grass', which names no class"),
+    'stuff that is a thing': (
+        ['cat', 'sofa, couch'],
+        {'stuff_classes': ['sofa'], 'thing_classes': ['cat', 'couch']},
+        "class 'sofa' is said to be both stuff and a thing",
+    ),
 }
 
 
@@ -56,6 +62,28 @@ def test_an_accepted_request_is_answered_with_version_and_ids(client, node) -> N
     again = client.set_vocabulary(*current.classes, stuff_classes=current.stuff_classes)
     assert (again.success, again.version, again.message) == (True, 2, 'nothing changed')
     assert client.set_vocabulary('red', 'Blue').class_ids.tolist() == [1, 3], 'the ids are not stable'
+
+
+def test_what_the_node_says_of_its_vocabulary_makes_it_again(client, start_node, tmp_path) -> None:
+    words = tmp_path / 'words.yaml'
+    words.write_text(
+        'classes: [{name: water, synonyms: [puddle], stuff: false}, {name: crate, stuff: true, id: 9}, grass, red]'
+    )
+    start_node(vocabulary=str(words))
+    client.spin_until(lambda: client.get_vocabulary().version == 1)
+    said = client.get_vocabulary()
+    assert (said.classes, list(said.class_ids)) == (['water, puddle', 'crate', 'grass', 'red'], [1, 9, 2, 3])
+    assert (said.stuff_classes, said.thing_classes) == (['crate', 'grass'], ['water', 'red'])
+    fields = {name: getattr(said, name) for name in ('stuff_classes', 'class_ids', 'thing_classes')}
+    again = client.set_vocabulary(*said.classes, **fields)
+    assert (again.success, again.version, again.message) == (True, 1, 'nothing changed')
+    assert client.get_vocabulary() == said
+
+    # By its name alone the first one is stuff, which is another vocabulary.
+    assert client.set_vocabulary(*said.classes, stuff_classes=['crate']).version == 2
+    assert client.get_vocabulary().stuff_classes == ['water', 'crate', 'grass']
+    assert client.set_vocabulary(*said.classes, **fields).version == 3
+    assert client.get_vocabulary().thing_classes == said.thing_classes
 
 
 def test_300_words_fit_into_mono16(client, start_node, colours) -> None:
