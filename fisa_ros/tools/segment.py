@@ -23,10 +23,10 @@ from fisa_ros.core.vocabulary_state import VocabularyState
 from fisa_ros.pipeline.overlay import draw_overlay
 from fisa_ros.pipeline.segmenter import Segmenter
 from fisa_ros.runtime.backend import Thresholds
+from fisa_ros.sources.image_folder import IMAGE_SUFFIXES, read_image
 from fisa_ros.tools.model_arguments import add_model_arguments, chosen_thresholds, report
 
 _log = logging.getLogger('fisa_ros.segment')
-_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 _OUTPUTS = ('_overlay.png', '_semantic.png', '_instances.png')
 _MASK_DTYPES: dict[str, type[np.unsignedinteger]] = {'mono8': np.uint8, 'mono16': np.uint16}
 _MAX_IDS = {'mono8': MONO8_MAX_ID, 'mono16': MONO16_MAX_ID}
@@ -113,10 +113,10 @@ def _image_paths(source: Path, out: Path) -> list[Path]:
     paths = [
         path
         for path in sorted(source.iterdir())
-        if path.is_file() and path.suffix.lower() in _SUFFIXES and not path.name.endswith(is_own_output)
+        if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES and not path.name.endswith(is_own_output)
     ]
     if not paths:
-        raise ImageError(f'no image in {source}: looked for {", ".join(_SUFFIXES)}')
+        raise ImageError(f'no image in {source}: looked for {", ".join(IMAGE_SUFFIXES)}')
     return paths
 
 
@@ -140,7 +140,7 @@ def _segment_all(job: _Job, paths: list[Path], is_quiet: bool) -> tuple[list[dic
 
 
 def _segment_file(job: _Job, path: Path, name: str) -> dict[str, Any]:
-    image = _read_image(path)
+    image = read_image(path)
     start_s = time.perf_counter()
     result = job.segmenter.segment(image, job.state, job.thresholds)
     latency_ms = (time.perf_counter() - start_s) * 1e3
@@ -166,16 +166,6 @@ def _line(report: dict[str, Any]) -> str:
     counts = Counter(segment['class_name'] for segment in report['segments'])
     names = ', '.join(name if count == 1 else f'{name} x{count}' for name, count in counts.items())
     return f'{report["image"]}: {names or "nothing found"} ({report["latency_ms"]:.0f} ms)'
-
-
-def _read_image(path: Path) -> NDArray[np.uint8]:
-    try:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        raise ImageError(f'{path} cannot be read: {error}') from error
-    if image is None:
-        raise ImageError(f'{path} is not an image that can be read')
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def _write_png(path: Path, image: NDArray[np.unsignedinteger]) -> None:

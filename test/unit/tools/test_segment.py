@@ -73,6 +73,9 @@ def test_a_folder_as_json(tmp_path, photos, capsys):
 def test_broken_files_are_skipped_and_reported(tmp_path, photos, capsys):
     (photos / 'broken.png').write_bytes(b'\x89PNG\r\n\x1a\n')
     (photos / 'empty.jpg').write_bytes(b'')
+    for name in ('one.png', 'two.jpg'):
+        whole = (photos / name).read_bytes()
+        (photos / f'half_{name}').write_bytes(whole[: len(whole) // 2])
     code, stdout, _ = run(capsys, photos, '--out', tmp_path / 'out', '--vocabulary', WORDS, '--json')
     assert code == 1
     summary = json.loads(stdout)
@@ -80,8 +83,12 @@ def test_broken_files_are_skipped_and_reported(tmp_path, photos, capsys):
     assert [failure['image'] for failure in summary['failed']] == [
         str(photos / 'broken.png'),
         str(photos / 'empty.jpg'),
+        str(photos / 'half_one.png'),
+        str(photos / 'half_two.jpg'),
     ]
-    assert 'is not an image that can be read' in summary['failed'][0]['error']
+    errors = [failure['error'].rpartition(' cannot be read as an image: ')[2] for failure in summary['failed']]
+    assert errors[0] == errors[2] == errors[3] == 'its end is missing'
+    assert 'cannot identify image file' in errors[1]
 
 
 @pytest.mark.parametrize(
