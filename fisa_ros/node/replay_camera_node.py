@@ -58,7 +58,8 @@ class ReplayCameraParameters(Parameters):
     )
     rate_hz: float = param(
         0.0,
-        'Images per second of a folder or video; 0 takes the times of the video, or those in the names of the images.',
+        'Images per second of a folder or video; 0 takes the times of the video, or those in the names of the images. '
+        'A camera is asked for that rate, 0 asks for none; if it gives another one, a warning tells both.',
         low=0.0,
         high=240.0,
         read_only=True,
@@ -248,7 +249,9 @@ def open_stream(node: Node, parameters: ReplayCameraParameters) -> ReplayStream:
     if device is not None:
         if parameters.stamps == 'recorded':
             raise SourceError(f'{device} is a camera: it has no recorded stamps')
-        return LiveStream(UsbCamera(device), ImagePublisher(node, parameters.frame_id, calibration))
+        return LiveStream(
+            UsbCamera(device, rate_hz=parameters.rate_hz), ImagePublisher(node, parameters.frame_id, calibration)
+        )
     is_image = path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES
     source = (ImageFolder if is_image else VideoFile)(path, parameters.rate_hz)
     return FrameStream(source, ImagePublisher(node, parameters.frame_id, calibration))

@@ -13,6 +13,8 @@ from fisa_ros.core.errors import SourceError
 from fisa_ros.sources.frames import SourceFrame
 
 _RETRY_S = 1.0
+# Cameras that count 30 frames in 1.001 s are right enough.
+_RATE_TOLERANCE = 0.01
 
 _log = logging.getLogger(__name__)
 
@@ -38,12 +40,15 @@ class UsbCamera:
         reconnects: How often the camera came back.
     """
 
-    def __init__(self, device: str, open_capture: Callable[[str], cv2.VideoCapture] = open_device) -> None:
+    def __init__(
+        self, device: str, open_capture: Callable[[str], cv2.VideoCapture] = open_device, *, rate_hz: float = 0.0
+    ) -> None:
         """Open the camera and begin to read.
 
         Args:
             device: Path of the device.
             open_capture: Opens it.
+            rate_hz: Images per second to ask the camera for; 0 asks for none. What it gives instead is logged.
 
         Raises:
             SourceError: There is no such camera.
@@ -51,12 +56,12 @@ class UsbCamera:
         self.reconnects = 0
         self._device = device
         self._open_capture = open_capture
+        self._rate_hz = rate_hz
         self._condition = threading.Condition()
         self._newest: SourceFrame | None = None
         self._is_closed = threading.Event()
-        capture = open_capture(device)
-        if not capture.isOpened():
-            capture.release()
+        capture = self._open()
+        if capture is None:
             raise SourceError(f'no camera at {device}; {_describe_devices()}')
         # A daemon: a read that waits for a camera that says nothing more cannot be ended from outside.
         self._thread = threading.Thread(target=self._read, args=(capture,), name='usb_camera', daemon=True)
@@ -73,6 +78,29 @@ class UsbCamera:
         """Stop reading, as far as that is possible in this time."""
         self._is_closed.set()
         self._thread.join(timeout_s)
+
+    def _open(self) -> cv2.VideoCapture | None:
+        capture = self._open_capture(self._device)
+        if not capture.isOpened():
+            capture.release()
+            return None
+        if self._rate_hz > 0.0:
+            self._request_rate(capture)
+        return capture
+
+    def _request_rate(self, capture: cv2.VideoCapture) -> None:
+        """Ask for the rate; a camera takes the nearest of those that it has."""
+        capture.set(cv2.CAP_PROP_FPS, self._rate_hz)
+        given_hz = capture.get(cv2.CAP_PROP_FPS)
+        # What a driver does not know is -1 or no number.
+        if not given_hz > 0.0:
+            _log.warning(
+                f'the camera {self._device} does not tell its rate; rate_hz {self._rate_hz:g} may have no effect'
+            )
+        elif abs(given_hz - self._rate_hz) > _RATE_TOLERANCE * self._rate_hz:
+            _log.warning(
+                f'the camera {self._device} gives {given_hz:g} images per second; rate_hz is {self._rate_hz:g}'
+            )
 
     def _read(self, capture: cv2.VideoCapture) -> None:
         while not self._is_closed.is_set():
@@ -100,12 +128,11 @@ class UsbCamera:
     def _reconnect(self) -> cv2.VideoCapture | None:
         _log.warning(f'the camera {self._device} gives no more images: waiting for it to come back')
         while not self._is_closed.wait(_RETRY_S):
-            capture = self._open_capture(self._device)
-            if capture.isOpened():
+            capture = self._open()
+            if capture is not None:
                 self.reconnects += 1
                 _log.info(f'the camera {self._device} is back')
                 return capture
-            capture.release()
         return None
 
 

@@ -20,6 +20,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from fisa_ros.node.raw_messages import StampShift, find_type
 from fisa_ros.node.recorded_qos import recorded_qos
 from fisa_ros.node.replay_bag import BagStream
+from fisa_ros.node.replay_camera_node import ReplayCameraParameters, open_stream
 from fisa_ros.sources.bag import Bag, reliable_qos
 
 EXECUTABLE = Path(__file__).absolute().parents[2] / 'scripts' / 'camera_node'
@@ -167,6 +168,23 @@ def test_messages_come_when_they_are_due(start_camera, client, listen, write_bag
         arrivals.append(time.monotonic())
     # A busy machine delays; it never sends early.
     assert arrivals[-1] - arrivals[0] > 1.3
+
+
+def test_a_camera_of_the_machine_is_asked_for_the_rate(client, tmp_path, flags, monkeypatch, caplog):
+    # A video stands in for a camera that has one rate only.
+    path = tmp_path / 'camera.avi'
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'MJPG'), 20.0, (160, 120))
+    for _ in range(5):
+        writer.write(flags[..., ::-1])
+    writer.release()
+    open_video = cv2.VideoCapture
+    monkeypatch.setattr(cv2, 'VideoCapture', lambda *_: open_video(str(path)))
+    stream = open_stream(client.node, ReplayCameraParameters(source='/dev/video0', rate_hz=7.0))
+    try:
+        assert next(moment for moment in stream.moments() if moment is not None).time_ns > 0
+    finally:
+        stream.close()
+    assert 'the camera /dev/video0 gives 20 images per second; rate_hz is 7' in caplog.messages
 
 
 def test_late_listeners_get_what_is_latched(start_node, client, write_bag):

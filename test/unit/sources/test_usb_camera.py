@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fisa_ros.core.errors import SourceError
+from fisa_ros.sources import usb_camera
 from fisa_ros.sources.usb_camera import UsbCamera, device_path
 
 
@@ -71,6 +72,52 @@ def test_an_error_of_opencv_does_not_end_the_reading(video, caplog, is_raising):
     finally:
         camera.close()
     assert '/dev/video0 gave an image that OpenCV cannot read' in caplog.text
+
+
+class ObedientCapture:
+    """A camera that takes the nearest of its rates, as Video4Linux does; OpenCV's reader of videos takes none."""
+
+    def __init__(self, video, rates_hz):
+        self._capture = cv2.VideoCapture(video)
+        self._rates_hz = rates_hz
+        self._rate_hz = 30.0
+
+    def __getattr__(self, name):
+        return getattr(self._capture, name)
+
+    def set(self, key, value):
+        assert key == cv2.CAP_PROP_FPS
+        self._rate_hz = min(self._rates_hz, key=lambda rate_hz: abs(rate_hz - value))
+        return True
+
+    def get(self, key):
+        assert key == cv2.CAP_PROP_FPS
+        return self._rate_hz
+
+
+@pytest.mark.parametrize(
+    ('rates_hz', 'given_hz', 'warnings'),
+    [
+        ([5.0, 15.0, 30.0], 15.0, []),
+        ([30000 / 2002], 30000 / 2002, []),
+        ([12.5, 25.0], 12.5, ['the camera /dev/video0 gives 12.5 images per second; rate_hz is 15']),
+        ([-1.0], -1.0, ['the camera /dev/video0 does not tell its rate; rate_hz 15 may have no effect']),
+        ([np.nan], np.nan, ['the camera /dev/video0 does not tell its rate; rate_hz 15 may have no effect']),
+    ],
+)
+def test_a_camera_is_asked_for_a_rate_each_time_it_is_opened(video, caplog, monkeypatch, rates_hz, given_hz, warnings):
+    monkeypatch.setattr(usb_camera, '_RETRY_S', 0.05)
+    captures = [ObedientCapture(video, rates_hz) for _ in range(2)]
+    waiting = captures.copy()
+    camera = UsbCamera('/dev/video0', lambda _: waiting.pop(0) if waiting else cv2.VideoCapture(), rate_hz=15.0)
+    try:
+        while camera.reconnects == 0:
+            take(camera)
+    finally:
+        camera.close()
+    for capture in captures:
+        assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(given_hz, nan_ok=True)
+    assert [message for message in caplog.messages if 'rate_hz' in message] == 2 * warnings
 
 
 def test_close_ends_the_wait_for_a_camera(video):
