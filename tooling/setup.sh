@@ -123,7 +123,7 @@ list_missing() {
       fail 9 "ROS 2 $ROS_DISTRO runs on a Python before 3.12: Jazzy or a later one is needed"
     is_complete "$python" || missing="$missing python3-dev python3-venv"
     has_command colcon || missing="$missing python3-colcon-common-extensions"
-    for package in $(sed -n 's|.*<[a-z]*_*depend>\([a-z_]*\)</.*|\1|p' "$ROOT/package.xml"); do
+    for package in $(sed -n 's|.*<[a-z]*_*depend>\([a-z0-9_]*\)</.*|\1|p' "$ROOT/package.xml"); do
       has_ros_package "$package" || missing="$missing ros-$ROS_DISTRO-$(echo "$package" | tr _ -)"
     done
   fi

