@@ -12,12 +12,14 @@ class AnswerFaults:
         wrong_stamps: Messages with a stamp or a frame that the camera did not send, or out of order, or sent twice.
         mixed_vocabularies: Frames with an id or a name that is not of the vocabulary version they state.
         contradictions: Frames whose maps and list of segments do not tell the same.
+        wrong_points: Clouds whose size is not that of the mask with their stamp.
         unannounced: Vocabulary versions that frames were made with and whose names were never published.
     """
 
     wrong_stamps: int = 0
     mixed_vocabularies: int = 0
     contradictions: int = 0
+    wrong_points: int = 0
     unannounced: int = 0
 
 
@@ -42,6 +44,8 @@ class AnswerCheck:
     Attributes:
         faults: What was found so far.
         checked: Complete answers that were held against their vocabulary.
+        points_in: Clouds that came.
+        points_checked: Those that were held against their mask.
     """
 
     def __init__(self, frame_id: str, vocabularies: Mapping[int, Mapping[int, str]], max_waiting: int = 200) -> None:
@@ -55,12 +59,16 @@ class AnswerCheck:
         """
         self.faults = AnswerFaults()
         self.checked = 0
+        self.points_in = 0
+        self.points_checked = 0
         self._frame_id = frame_id
         self._vocabularies = vocabularies
         self._max_waiting = max_waiting
         self._sent: set[int] = set()
         self._last_ns: dict[str, int] = {}
         self._waiting: dict[int, _Answer] = {}
+        self._mask_sizes: dict[int, tuple[int, int]] = {}
+        self._points_sizes: dict[int, tuple[int, int]] = {}
         self._labels: list[dict[int, str]] = []
         self._used_versions: set[int] = set()
         self._announced_versions: set[int] = set()
@@ -87,6 +95,17 @@ class AnswerCheck:
         """Note the values of a mask."""
         self._answer(stamp_ns).class_ids = frozenset(class_ids) - {0}
         self._settle()
+
+    def add_mask_size(self, stamp_ns: int, size_hw: tuple[int, int]) -> None:
+        """Note the size of a mask, which its cloud must have."""
+        self._mask_sizes[stamp_ns] = size_hw
+        self._compare_sizes()
+
+    def add_points(self, stamp_ns: int, size_hw: tuple[int, int]) -> None:
+        """Note the size of a cloud; it may come before its mask."""
+        self.points_in += 1
+        self._points_sizes[stamp_ns] = size_hw
+        self._compare_sizes()
 
     def add_segment_ids(self, stamp_ns: int, segment_ids: Collection[int]) -> None:
         """Note the values of a map of segments."""
@@ -118,6 +137,14 @@ class AnswerCheck:
         known = [dict(names) for names in self._vocabularies.values()]
         self.faults.mixed_vocabularies += sum(names not in known for names in self._labels)
         self._labels.clear()
+
+    def _compare_sizes(self) -> None:
+        for stamp_ns in self._mask_sizes.keys() & self._points_sizes.keys():
+            self.points_checked += 1
+            self.faults.wrong_points += self._points_sizes.pop(stamp_ns) != self._mask_sizes.pop(stamp_ns)
+        for sizes in (self._mask_sizes, self._points_sizes):
+            if len(sizes) > self._max_waiting:
+                del sizes[next(iter(sizes))]
 
     def _answer(self, stamp_ns: int) -> _Answer:
         if stamp_ns not in self._waiting and len(self._waiting) >= self._max_waiting:

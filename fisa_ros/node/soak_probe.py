@@ -192,6 +192,7 @@ class SoakProbe(SegmentClient):
             if check.add_message('mask', stamp, msg.header.frame_id):
                 self.ages_ms.append((info['received_timestamp'] - stamp) * 1e-6)
                 check.add_class_ids(stamp, _values(msg))
+                check.add_mask_size(stamp, (msg.height, msg.width))
 
         def read_instances(msg: Image) -> None:
             if check.add_message('instances', stamp_ns(msg), msg.header.frame_id):
@@ -203,7 +204,8 @@ class SoakProbe(SegmentClient):
                 check.add_segments(stamp_ns(msg), msg.vocabulary_version, segments)
 
         def read_points(msg: PointCloud2) -> None:
-            check.add_message('points', stamp_ns(msg), msg.header.frame_id)
+            if check.add_message('points', stamp_ns(msg), msg.header.frame_id):
+                check.add_points(stamp_ns(msg), _cloud_size_hw(msg))
 
         def read_labels(msg: LabelInfo) -> None:
             check.add_labels({entry.class_id: entry.class_name for entry in msg.class_map})
@@ -254,3 +256,9 @@ class PassingNode(SpinningNode):
 def _values(msg: Image) -> list[int]:
     dtype = np.uint8 if msg.encoding == 'mono8' else np.uint16
     return np.flatnonzero(np.bincount(np.frombuffer(msg.data, dtype))).tolist()
+
+
+def _cloud_size_hw(msg: PointCloud2) -> tuple[int, int]:
+    """Return the rows and columns of an organised cloud, (0, 0) if its data does not fill them."""
+    is_filled = msg.row_step == msg.width * msg.point_step and len(msg.data) == msg.height * msg.row_step > 0
+    return (msg.height, msg.width) if is_filled else (0, 0)

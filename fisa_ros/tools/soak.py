@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--minutes', type=_minutes, default=30.0, help='length of the stream (default: %(default)s)')
     parser.add_argument('--cameras', type=int, choices=range(1, 9), default=2, help='how many (default: %(default)s)')
     parser.add_argument('--rate-hz', type=_rate_hz, default=15.0, help='of each camera (default: %(default)s)')
-    parser.add_argument('--depth', action='store_true', help='send depth too and listen to the points')
+    parser.add_argument('--depth', action='store_true', help='send depth too and check the points')
     parser.add_argument('--tracking', action='store_true', help='let the node track')
     parser.add_argument(
         '--executable', type=shlex.split, default=[], help='command of the node (default: segment_node)'

@@ -44,6 +44,8 @@ class SoakRecord:
         faults: Of all cameras together.
         checked: Answers that were held against their vocabulary.
         incomplete: Answers of which a part did not arrive.
+        points_in: Clouds that came for each camera, in order; empty without depth.
+        points_checked: Those of them that were held against the mask with their stamp.
         ages_ms: From the stamp of each image to the arrival of its mask.
         inference_ms: Mean time in the model, as the node says.
         vocabulary_changes: Changes that the node made.
@@ -70,6 +72,8 @@ class SoakRecord:
     faults: AnswerFaults = field(default_factory=AnswerFaults)
     checked: int = 0
     incomplete: int = 0
+    points_in: list[int] = field(default_factory=list)
+    points_checked: list[int] = field(default_factory=list)
     ages_ms: list[float] = field(default_factory=list)
     inference_ms: float = 0.0
     vocabulary_changes: int = 0

@@ -41,9 +41,12 @@ def summarize(options: SoakOptions, record: SoakRecord) -> dict[str, Any]:
         'sender_skipped': record.skipped,
         'answers_received': len(record.ages_ms),
         'answers_checked': record.checked,
+        'points_in': record.points_in,
+        'points_checked': record.points_checked,
         'wrong_stamps': record.faults.wrong_stamps,
         'mixed_vocabularies': record.faults.mixed_vocabularies,
         'contradictions': record.faults.contradictions,
+        'wrong_points': record.faults.wrong_points,
         'unannounced_versions': record.faults.unannounced,
         'crashes': int(record.is_crash),
         'tracebacks': record.tracebacks,
@@ -97,6 +100,7 @@ def _violations(summary: dict[str, Any], record: SoakRecord) -> list[str]:
         'wrong_stamps',
         'mixed_vocabularies',
         'contradictions',
+        'wrong_points',
         'unannounced_versions',
         'version_jumps',
         'frames_refused',
@@ -112,6 +116,8 @@ def _violations(summary: dict[str, Any], record: SoakRecord) -> list[str]:
     for key in ('answers_checked', 'vocabulary_changes', 'threshold_changes'):
         if not summary[key]:
             found.append(f'{key} is 0')
+    if 0 in summary['points_checked']:
+        found.append(f'points_checked is {summary["points_checked"]}, must be above 0 for each camera')
     growth = summary['memory_growth_percent']
     if growth is not None and growth >= MAX_GROWTH_PERCENT:
         found.append(f'memory_growth_percent is {growth}, must be below {MAX_GROWTH_PERCENT}')

@@ -181,6 +181,9 @@ class _Stage:
             check.finish()
             record.checked += check.checked
             record.incomplete += check.incomplete
+            if self._options.node.get('depth'):
+                record.points_in.append(check.points_in)
+                record.points_checked.append(check.points_checked)
             for entry in fields(record.faults):
                 total = getattr(record.faults, entry.name) + getattr(check.faults, entry.name)
                 setattr(record.faults, entry.name, total)

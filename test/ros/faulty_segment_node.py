@@ -7,13 +7,15 @@ import sys
 from nearest_colour import FailingSegmenter
 
 from fisa_ros.core.errors import VocabularyError
-from fisa_ros.node import conversions
+from fisa_ros.node import conversions, depth_messages
 from fisa_ros.node.segment_node import run
 
 _make_segments = conversions.segments_to_msg
+_make_points = depth_messages.points_to_msg
 _read_request = conversions.request_from_srv
 _requests = itertools.count(1)
 _answers = itertools.count(1)
+_clouds = itertools.count(1)
 
 
 def refuse_second_request(request):
@@ -41,18 +43,26 @@ def lie_now_and_then(result, header):
     return msg
 
 
+def lose_a_row_now_and_then(cloud, header):
+    return _make_points(cloud[next(_clouds) % 3 == 1 :], header)
+
+
 def say_nothing(result, header):
     raise VocabularyError('no answer today')
 
 
 FAULTS = {
-    'refuse': ('request_from_srv', refuse_second_request),
-    'die': ('request_from_srv', die_at_second_request),
-    'lie': ('segments_to_msg', lie_now_and_then),
-    'mute': ('segments_to_msg', say_nothing),
+    'refuse': [(conversions, 'request_from_srv', refuse_second_request)],
+    'die': [(conversions, 'request_from_srv', die_at_second_request)],
+    'lie': [
+        (conversions, 'segments_to_msg', lie_now_and_then),
+        (depth_messages, 'points_to_msg', lose_a_row_now_and_then),
+    ],
+    'mute': [(conversions, 'segments_to_msg', say_nothing)],
 }
 
 if __name__ == '__main__':
     if fault := os.environ.get('FAULT'):
-        setattr(conversions, *FAULTS[fault])
+        for module, name, function in FAULTS[fault]:
+            setattr(module, name, function)
     sys.exit(run(sys.argv, lambda _: FailingSegmenter(segment_s=0.05, encode_s=0.0, broken_width=None)))

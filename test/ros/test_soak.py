@@ -47,7 +47,7 @@ def violations(summary) -> list[str]:
 
 
 def test_a_short_soak_of_fisa_tiny(start_soak) -> None:
-    soak = start_soak('--minutes', '0.5', '--executable', NODE)
+    soak = start_soak('--minutes', '0.5', '--depth', '--executable', NODE)
     printed, errors = soak.communicate(timeout=TIMEOUT_S)
     summary = json.loads(printed)
     assert violations(summary) == [], errors
@@ -55,8 +55,12 @@ def test_a_short_soak_of_fisa_tiny(start_soak) -> None:
     counted = sum(summary[key] for key in ('frames_out', 'frames_dropped', 'frames_refused', 'frames_waiting'))
     assert 0 < summary['frames_in'] == counted <= summary['frames_sent']
     assert 0 < summary['answers_checked'] <= summary['answers_received'] <= summary['frames_out']
-    for key in ('wrong_stamps', 'mixed_vocabularies', 'contradictions', 'crashes', 'frames_refused', 'frames_waiting'):
+    keys = ('wrong_stamps', 'mixed_vocabularies', 'contradictions', 'wrong_points')
+    for key in (*keys, 'crashes', 'frames_refused', 'frames_waiting'):
         assert summary[key] == 0, key
+    assert len(summary['points_checked']) == 2
+    for points_in, points_checked in zip(summary['points_in'], summary['points_checked'], strict=True):
+        assert 0 < points_checked <= points_in
     assert (summary['model'], summary['cameras']) == ('fisa-tiny', 2)
     assert summary['vocabulary_changes'] > 10
     assert summary['threshold_changes'] > 5
@@ -70,11 +74,11 @@ def test_a_short_soak_of_fisa_tiny(start_soak) -> None:
 
 @pytest.mark.slow
 def test_lies_are_noticed(start_soak) -> None:
-    soak = start_soak('--minutes', '0.1', '--cameras', '1', '--executable', FAULTY_NODE, fault='lie')
+    soak = start_soak('--minutes', '0.1', '--cameras', '1', '--depth', '--executable', FAULTY_NODE, fault='lie')
     printed, errors = soak.communicate(timeout=TIMEOUT_S)
     assert soak.returncode == 1
     summary = json.loads(printed)
-    for key in ('wrong_stamps', 'mixed_vocabularies', 'contradictions'):
+    for key in ('wrong_stamps', 'mixed_vocabularies', 'contradictions', 'wrong_points'):
         assert summary[key] > 0, key
         assert f'{key} is {summary[key]}, must be 0' in errors
 

@@ -1,3 +1,5 @@
+from dataclasses import asdict
+
 import pytest
 
 from fisa_ros.evaluation.answer_check import AnswerCheck
@@ -25,8 +27,7 @@ def answer(
 def faults(check) -> dict[str, int]:
     check.finish()
     found = check.faults
-    names = ('wrong_stamps', 'mixed_vocabularies', 'contradictions', 'unannounced')
-    return {name: getattr(found, name) for name in names if getattr(found, name)}
+    return {name: number for name, number in asdict(found).items() if number}
 
 
 def test_right_answers_have_no_faults(check) -> None:
@@ -94,3 +95,25 @@ def test_labels_must_be_those_of_a_version_and_every_version_announced(check) ->
     check.add_labels({1: 'floor'})
     check.add_class_ids(100, (1,)), check.add_segment_ids(100, (1,)), check.add_segments(100, 1, [(1, 1, 'floor')])
     assert faults(check) == {'mixed_vocabularies': 1, 'unannounced': 1}
+
+
+def test_points_have_the_size_of_their_mask_whichever_comes_first(check) -> None:
+    check.add_mask_size(100, (480, 640))
+    check.add_points(100, (480, 640))
+    check.add_points(101, (480, 640))
+    check.add_mask_size(101, (480, 640))
+    check.add_points(102, (480, 640))
+    assert (check.points_in, check.points_checked, faults(check)) == (3, 2, {})
+    check.add_mask_size(102, (640, 480))
+    check.add_mask_size(103, (480, 640))
+    check.add_points(103, (0, 0))
+    assert (check.points_in, check.points_checked, faults(check)) == (4, 4, {'wrong_points': 2})
+
+
+def test_masks_without_points_are_not_kept_for_ever() -> None:
+    check = AnswerCheck('front', VOCABULARIES, max_waiting=3)
+    for stamp_ns in range(100, 110):
+        check.add_mask_size(stamp_ns, (480, 640))
+    for stamp_ns in range(100, 110):
+        check.add_points(stamp_ns, (480, 640))
+    assert (check.points_in, check.points_checked, faults(check)) == (10, 3, {})
