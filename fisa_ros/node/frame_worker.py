@@ -20,6 +20,7 @@ _log = logging.getLogger(__name__)
 _MAX_REQUESTS = 16
 _REPEAT_S = 10.0
 _HOLD_POLL_S = 0.005
+_STOP_POLL_S = 0.1
 
 
 class FrameWorker:
@@ -43,7 +44,7 @@ class FrameWorker:
             in_use: Tells the model and the vocabulary of this moment.
             parameters: Tells the parameters of this moment.
             stamp: Tells the node's time.
-            is_shut_down: Tells whether publishing fails because the process is about to end.
+            is_shut_down: Tells whether the process is about to end: publishing fails then, and nothing is waited for.
         """
         self._streams = streams
         self._in_use = in_use
@@ -94,13 +95,24 @@ class FrameWorker:
         self._thread.start()
 
     def stop(self, timeout_s: float | None = None) -> None:
-        """End after the frame at work; give up waiting for it after the timeout."""
+        """End after the frame at work.
+
+        Args:
+            timeout_s: Give up waiting after this time; None waits as long as it takes, or until the process is to end.
+
+        Raises:
+            KeyboardInterrupt: The process is to end; the frame is still at work.
+        """
         if self._thread is None:
             return
         self._is_stopping = True
         self.clear()
         self._waiting.wake()
-        self._thread.join(timeout_s)
+        self._thread.join(_STOP_POLL_S if timeout_s is None else timeout_s)
+        while timeout_s is None and self._thread.is_alive():
+            if self._is_shut_down():
+                raise KeyboardInterrupt
+            self._thread.join(_STOP_POLL_S)
         self._thread = None
         for request in self._waiting.clear_requests():
             _fail(request, FisaError('the node has been deactivated'))

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import time
 
 from diagnostic_msgs.msg import DiagnosticArray
 import rclpy
@@ -44,7 +45,8 @@ _log = logging.getLogger(__name__)
 SegmenterFactory = Callable[[SegmentParameters], Segmenter]
 
 _REPORT_PERIOD_S = 1.0
-_END_TIMEOUT_S = 0.7
+# For all threads together: the node is to be gone two seconds after a signal, whatever it was at.
+_END_TIMEOUT_S = 1.0
 # With the ten of the default a burst of calls loses some without a word, and their callers wait for ever.
 _SERVICE_QOS = QoSProfile(depth=128, reliability=ReliabilityPolicy.RELIABLE)
 
@@ -121,9 +123,10 @@ class SegmentNode(ManagedNode):
 
     def end(self) -> None:
         """Stop the threads, as far as they can be stopped in a moment, and destroy the node."""
+        deadline_s = time.monotonic() + _END_TIMEOUT_S
         self._awaiting.close()
         self._worker.stop(_END_TIMEOUT_S)
-        self._jobs.close(_END_TIMEOUT_S)
+        self._jobs.close(max(0.0, deadline_s - time.monotonic()))
         detach_package_log(self._log_handler)
         super().destroy_node()
         # rclpy leaves it to the garbage collector, and a thread that is still at work holds the node: the middleware

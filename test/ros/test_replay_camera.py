@@ -273,11 +273,11 @@ def test_bad_sources_end_the_node_with_the_reason(
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_node_within_two_seconds(start_camera, client, write_bag, number):
+def test_a_signal_ends_the_node_cleanly(start_camera, client, write_bag, number):
     process = start_camera(write_bag(images=200), stamps='recorded')
     images = client.listen('/front/image_raw', Image)
     client.spin_until(lambda: len(images) >= 2)
-    assert process.interrupt(number, timeout_s=2.0) == 0
+    assert process.interrupt(number) == 0
     assert 'Traceback' not in process.log
 
 

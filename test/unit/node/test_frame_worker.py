@@ -1,5 +1,6 @@
 """What becomes of requests and cameras when something goes wrong beside them."""
 
+import threading
 from types import SimpleNamespace
 
 from builtin_interfaces.msg import Time
@@ -74,6 +75,26 @@ def test_an_error_of_one_camera_is_charged_to_it_and_stops_no_other(start, place
     assert good.served
     assert broken.counters.refused > 0
     assert broken.counters.last_error == f"ZeroDivisionError('{place}')"
+
+
+def test_at_the_end_of_the_process_the_frame_at_work_is_not_waited_for() -> None:
+    at_work, is_done, is_shut_down = threading.Event(), threading.Event(), threading.Event()
+    worker = FrameWorker(
+        [], lambda: SimpleNamespace(), lambda: SegmentParameters(), Time, is_shut_down=is_shut_down.is_set
+    )
+    worker.start()
+    try:
+        answer = worker.submit(lambda *_: at_work.set() or is_done.wait(WAIT_S))
+        assert at_work.wait(WAIT_S)
+        is_shut_down.set()
+        with pytest.raises(KeyboardInterrupt):
+            worker.stop()
+        assert worker.is_running
+        assert not answer.done()
+    finally:
+        is_done.set()
+        worker.stop(WAIT_S)
+    assert answer.result() is True
 
 
 def test_every_request_is_answered_when_the_worker_stops(start) -> None:
