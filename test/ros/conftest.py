@@ -72,11 +72,17 @@ class NodeProcess:
         return self.log_path.read_text()
 
     def shared_memory(self) -> set[Path]:
-        """What Fast DDS has allocated for this process."""
-        own, shared = (
-            set(SHARED_MEMORY.findall(Path(f'/proc/{pid}/maps').read_text())) for pid in (self.process.pid, 'self')
-        )
-        return {Path(path) for path in own - shared}
+        """What Fast DDS has allocated for this process and shows to no other.
+
+        Its ports are those of the whole machine: a process of another domain may have sent something here.
+        """
+        found: dict[str, set[str]] = {}
+        for maps in Path('/proc').glob('[0-9]*/maps'):
+            # Processes end at any moment.
+            with suppress(OSError):
+                found[maps.parent.name] = set(SHARED_MEMORY.findall(maps.read_text()))
+        own = found.pop(str(self.process.pid))
+        return {Path(path) for path in own.difference(*found.values())}
 
     def wait_for_log(self, text: str, timeout_s: float = TIMEOUT_S) -> None:
         end_s = time.monotonic() + timeout_s
