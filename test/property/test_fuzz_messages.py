@@ -224,7 +224,7 @@ def any_request(rng: Rng) -> SetVocabulary.Request:
         ).tolist()
     if rng.random() < 0.3:
         request.stuff_classes = [any_name(rng) if rng.random() < 0.5 else text for text in classes[:2]]
-    if rng.random() < 0.3:
+    if rng.random() < 0.1:
         request.thing_classes = [any_name(rng) if rng.random() < 0.2 else text for text in classes[-2:]]
     return request
 
