@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fisa_ros.core.errors import DataError
-from fisa_ros.datasets.coco_panoptic import read_json
+from fisa_ros.datasets.coco_panoptic import ImageId, read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +22,14 @@ class Caption:
     box_xyxy: tuple[float, float, float, float] | None
 
 
-def read_captions(path: Path) -> Mapping[int, Sequence[Caption]]:
+def read_captions(path: Path) -> Mapping[ImageId, Sequence[Caption]]:
     """Return the captions of each image id.
 
     Raises:
         DataError: The file cannot be read or breaks the format.
     """
     document = read_json(path)
-    captions: dict[int, list[Caption]] = defaultdict(list)
+    captions: dict[ImageId, list[Caption]] = defaultdict(list)
     try:
         for entry in document['annotations']:
             box = None

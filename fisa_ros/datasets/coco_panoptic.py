@@ -1,22 +1,23 @@
 """Reads data sets in the COCO panoptic format (Kirillov et al., "Panoptic Segmentation", 2019)."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 import json
+import os
 from pathlib import Path
 from typing import Any, Self
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from fisa_ros.core.errors import DataError
+from fisa_ros.datasets.image_reading import read_rgb, size_text
 
 _SHOWN = 5
-_JPEG_START, _JPEG_END = b'\xff\xd8', b'\xff\xd9'
-# Some cameras append a few bytes of their own.
-_JPEG_TAIL = 4096
+
+type ImageId = int | str
+"""COCO numbers its images, others name them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +51,27 @@ class ImageRecord:
     Attributes:
         image_id: Id in the data set.
         image_path: The image.
-        map_path: The PNG of its segments.
+        map_path: The image file of its segments.
         size_hw: Height and width in pixels.
         segments: What is in it; may be empty.
     """
 
-    image_id: int
+    image_id: ImageId
     image_path: Path
     map_path: Path
     size_hw: tuple[int, int]
     segments: tuple[SegmentInfo, ...]
+
+
+def read_coco_ids(path: Path) -> NDArray[np.int32]:
+    """Return the segment ids of a PNG of the COCO panoptic format, `(H, W)` int32: id = R + 256 G + 65536 B.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    rgb = read_rgb(path).astype(np.int32)
+    ids: NDArray[np.int32] = rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2]
+    return ids
 
 
 @dataclass(frozen=True)
@@ -67,58 +79,74 @@ class PanopticDataset:
     """Images with panoptic truth.
 
     Attributes:
-        path: The JSON file.
-        categories: By id, in the order of the file.
-        records: One per image, in the order of the file.
+        path: What the truth was read from: the JSON file, or the folder of the maps.
+        categories: By id, in the order of the data set.
+        records: One per image, in the order of the data set.
+        read_ids: Returns the segment ids in a file of segments, `(H, W)` int32, 0 where void.
+        has_instances: False where the truth has classes alone: each class of an image is one segment, and panoptic
+            quality and AP are not defined.
+        may_hide_segments: Whether an image may list segments that its map does not show, because others cover them.
     """
 
     path: Path
     categories: Mapping[int, DatasetCategory]
     records: Sequence[ImageRecord]
+    read_ids: Callable[[Path], NDArray[np.int32]] = read_coco_ids
+    has_instances: bool = True
+    may_hide_segments: bool = False
 
     def __len__(self) -> int:
         return len(self.records)
 
     @classmethod
-    def open(cls, images_dir: Path, panoptic_json: Path) -> Self:
-        """Read the annotations; the PNGs lie in the folder of the JSON's name without `.json`.
+    def open(
+        cls,
+        images_dir: Path,
+        panoptic_json: Path,
+        maps_dir: Path | None = None,
+        find_image: Callable[[Path, str], Path] = Path.joinpath,
+    ) -> Self:
+        """Read the annotations.
+
+        Args:
+            images_dir: Folder of the images.
+            panoptic_json: The annotations.
+            maps_dir: Folder of the PNGs; by default that of the JSON's name without `.json`.
+            find_image: Returns the path of an image from `images_dir` and its name in the JSON.
 
         Raises:
             DataError: The file cannot be read or breaks the format, names an unknown category, or images are missing.
         """
         document = read_json(panoptic_json)
+        maps_dir = maps_dir or panoptic_json.with_suffix('')
         try:
-            categories = {
-                entry['id']: DatasetCategory(int(entry['id']), str(entry['name']), bool(entry['isthing']))
-                for entry in document['categories']
-            }
+            categories = {entry.id: entry for entry in map(read_category, document['categories'])}
             annotations = {entry['image_id']: entry for entry in document['annotations']}
             records = tuple(
-                _record(image, annotations[image['id']], images_dir, panoptic_json.with_suffix(''))
+                _record(image, annotations[image['id']], find_image(images_dir, image['file_name']), maps_dir)
                 for image in document['images']
                 if image['id'] in annotations
             )
-            without = sorted(image['id'] for image in document['images'] if image['id'] not in annotations)
+            without = [image['id'] for image in document['images'] if image['id'] not in annotations]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(
                 f'{panoptic_json} is not in the COCO panoptic format: {type(error).__name__} {error}'
             ) from error
         if without:
-            raise DataError(f'{panoptic_json}: images without an annotation: {_listed(without)}')
+            raise DataError(f'{panoptic_json}: images without an annotation: {listed(without)}')
         if len(annotations) != len(document['annotations']):
             counts = Counter(entry['image_id'] for entry in document['annotations'])
-            twice = sorted(image for image, count in counts.items() if count > 1)
-            raise DataError(f'{panoptic_json}: two annotations of image {_listed(twice)}')
+            twice = [image for image, count in counts.items() if count > 1]
+            raise DataError(f'{panoptic_json}: two annotations of image {listed(twice)}')
         if len(categories) != len(document['categories']):
             raise DataError(f'{panoptic_json}: category ids are not unique')
         if len({record.image_id for record in records}) != len(records):
             raise DataError(f'{panoptic_json}: image ids are not unique')
         for record in records:
             _check_segments(record, categories, panoptic_json)
-        for kind in ('image_path', 'map_path'):
-            missing = [str(path) for path in (getattr(record, kind) for record in records) if not path.is_file()]
-            if missing:
-                raise DataError(f'{panoptic_json}: {len(missing)} of {len(records)} files missing: {_listed(missing)}')
+        for paths in ([record.image_path for record in records], [record.map_path for record in records]):
+            if missing := _missing(paths):
+                raise DataError(f'{panoptic_json}: {len(missing)} of {len(paths)} files missing: {listed(missing)}')
         return cls(panoptic_json, categories, records)
 
     def image(self, index: int) -> NDArray[np.uint8]:
@@ -128,28 +156,32 @@ class PanopticDataset:
             DataError: It cannot be read or has another size than the annotations say.
         """
         record = self.records[index]
-        image = _read(record.image_path, cv2.IMREAD_COLOR)
+        image = read_rgb(record.image_path)
         if image.shape[:2] != record.size_hw:
-            raise DataError(f'{record.image_path} is {_size(image)}, {self.path} says {_size_text(record.size_hw)}')
-        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+            raise DataError(
+                f'{record.image_path} is {size_text(image.shape)}, {self.path} says {size_text(record.size_hw)}'
+            )
+        return image
 
     def panoptic_map(self, index: int) -> NDArray[np.int32]:
         """Return the segment ids of image `index`, `(H, W)` int32, 0 where void.
 
         Raises:
-            DataError: The PNG cannot be read, has another size, or its ids are not those of the annotations.
+            DataError: The map cannot be read, has another size, or its ids are not those of the annotations.
         """
         record = self.records[index]
-        coded = _read(record.map_path, cv2.IMREAD_COLOR).astype(np.int32)
-        if coded.shape[:2] != record.size_hw:
-            raise DataError(f'{record.map_path} is {_size(coded)}, {self.path} says {_size_text(record.size_hw)}')
-        panoptic_map: NDArray[np.int32] = coded[..., 2] + 256 * coded[..., 1] + 65536 * coded[..., 0]
-        found = set(np.unique(panoptic_map).tolist()) - {0}
-        listed = {segment.id for segment in record.segments}
-        if found != listed:
+        panoptic_map = self.read_ids(record.map_path)
+        if panoptic_map.shape != record.size_hw:
+            raise DataError(
+                f'{record.map_path} is {size_text(panoptic_map.shape)}, {self.path} says {size_text(record.size_hw)}'
+            )
+        shown = set(np.unique(panoptic_map).tolist()) - {0}
+        known = {segment.id for segment in record.segments}
+        unknown, hidden = shown - known, set() if self.may_hide_segments else known - shown
+        if unknown or hidden:
             parts = [
-                f'{text} {_listed(sorted(ids))}'
-                for text, ids in (('only in the PNG:', found - listed), ('only in the JSON:', listed - found))
+                f'{text} {listed(sorted(ids))}'
+                for text, ids in (('only in the PNG:', unknown), ('only in the JSON:', hidden))
                 if ids
             ]
             raise DataError(f'{record.map_path} and {self.path} disagree on the segments of it: ' + '; '.join(parts))
@@ -177,14 +209,31 @@ def read_json(path: Path) -> Any:
     return document
 
 
-def _record(image: Mapping[str, Any], annotation: Mapping[str, Any], images_dir: Path, maps_dir: Path) -> ImageRecord:
+def read_category(entry: Mapping[str, Any]) -> DatasetCategory:
+    """Return a category of the COCO panoptic format.
+
+    Raises:
+        KeyError, TypeError, ValueError: It is none.
+    """
+    return DatasetCategory(int(entry['id']), str(entry['name']), bool(entry['isthing']))
+
+
+def listed(values: Sequence[object]) -> str:
+    """Return the first few values as text, and how many more there are."""
+    more = f' and {len(values) - _SHOWN} more' if len(values) > _SHOWN else ''
+    return ', '.join(str(value) for value in values[:_SHOWN]) + more
+
+
+def _record(image: Mapping[str, Any], annotation: Mapping[str, Any], image_path: Path, maps_dir: Path) -> ImageRecord:
     segments = tuple(
         SegmentInfo(int(entry['id']), entry['category_id'], bool(entry.get('iscrowd', 0)))
         for entry in annotation['segments_info']
     )
+    if not isinstance(image['id'], int | str):
+        raise TypeError(f'image id {image["id"]!r} is neither a number nor text')
     return ImageRecord(
-        image_id=int(image['id']),
-        image_path=images_dir / image['file_name'],
+        image_id=image['id'],
+        image_path=image_path,
         map_path=maps_dir / annotation['file_name'],
         size_hw=(int(image['height']), int(image['width'])),
         segments=segments,
@@ -195,36 +244,19 @@ def _check_segments(record: ImageRecord, categories: Mapping[int, DatasetCategor
     where = f'{path}: image {record.image_id}'
     ids = [segment.id for segment in record.segments]
     if len(set(ids)) != len(ids) or min(ids, default=1) < 1:
-        raise DataError(f'{where}: segment ids must be unique and 1 or more, got {_listed(ids)}')
+        raise DataError(f'{where}: segment ids must be unique and 1 or more, got {listed(ids)}')
     unknown = {segment.category_id for segment in record.segments} - categories.keys()
     if unknown:
-        raise DataError(
-            f'{where}: unknown categories {_listed(sorted(unknown))}, known are {_listed(list(categories))}'
-        )
+        raise DataError(f'{where}: unknown categories {listed(sorted(unknown))}, known are {listed(list(categories))}')
 
 
-def _read(path: Path, flags: int) -> NDArray[np.uint8]:
-    try:
-        coded = path.read_bytes()
-        image = cv2.imdecode(np.frombuffer(coded, np.uint8), flags) if coded else None
-    except (OSError, cv2.error) as error:
-        raise DataError(f'{path} cannot be read: {error}') from error
-    # OpenCV makes up the missing rows of a JPEG that was cut off.
-    if coded.startswith(_JPEG_START) and _JPEG_END not in coded[-_JPEG_TAIL:]:
-        raise DataError(f'{path} is truncated: its JPEG data has no end within its last {_JPEG_TAIL} bytes')
-    if image is None:
-        raise DataError(f'{path} is not an image that can be read')
-    return np.asarray(image, np.uint8)
-
-
-def _size(image: NDArray[np.generic]) -> str:
-    return _size_text((image.shape[0], image.shape[1]))
-
-
-def _size_text(size_hw: tuple[int, int]) -> str:
-    return f'{size_hw[1]}x{size_hw[0]}'
-
-
-def _listed(values: Sequence[object]) -> str:
-    more = f' and {len(values) - _SHOWN} more' if len(values) > _SHOWN else ''
-    return ', '.join(str(value) for value in values[:_SHOWN]) + more
+def _missing(paths: Sequence[Path]) -> list[Path]:
+    """Return the paths that are not there; to ask for each file is slow on a network."""
+    names: dict[Path, set[str]] = {}
+    for folder in {path.parent for path in paths}:
+        try:
+            with os.scandir(folder) as entries:
+                names[folder] = {entry.name for entry in entries}
+        except OSError:
+            names[folder] = set()
+    return [path for path in paths if path.name not in names[path.parent]]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fisa_ros.core.errors import DataError
 from fisa_ros.datasets.captions import Caption
-from fisa_ros.datasets.coco_panoptic import PanopticDataset
+from fisa_ros.datasets.coco_panoptic import ImageId, PanopticDataset
 from fisa_ros.training.batches import jitter_colors
 
 _MIN_SCALE = 0.6
@@ -59,7 +59,11 @@ class CaptionedCrops:
     """
 
     def __init__(
-        self, dataset: PanopticDataset, captions: Mapping[int, Sequence[Caption]], crops_per_image: int, patches: int
+        self,
+        dataset: PanopticDataset,
+        captions: Mapping[ImageId, Sequence[Caption]],
+        crops_per_image: int,
+        patches: int,
     ) -> None:
         self._dataset = dataset
         with_captions = [
