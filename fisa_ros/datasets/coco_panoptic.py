@@ -252,11 +252,16 @@ def _check_segments(record: ImageRecord, categories: Mapping[int, DatasetCategor
 
 def _missing(paths: Sequence[Path]) -> list[Path]:
     """Return the paths that are not there; to ask for each file is slow on a network."""
-    names: dict[Path, set[str]] = {}
-    for folder in {path.parent for path in paths}:
-        try:
-            with os.scandir(folder) as entries:
-                names[folder] = {entry.name for entry in entries}
-        except OSError:
-            names[folder] = set()
-    return [path for path in paths if path.name not in names[path.parent]]
+    names: dict[str, set[str]] = {}
+    missing = []
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in names:
+            try:
+                with os.scandir(folder or '.') as entries:
+                    names[folder] = {entry.name for entry in entries}
+            except OSError:
+                names[folder] = set()
+        if name not in names[folder]:
+            missing.append(path)
+    return missing

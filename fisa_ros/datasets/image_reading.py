@@ -1,6 +1,7 @@
 """Reads the image files of data sets, and refuses those that are cut off."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -37,7 +38,7 @@ def size_text(size_hw: tuple[int, ...]) -> str:
     return f'{size_hw[1]}x{size_hw[0]}'
 
 
-def _decoded(path: Path, flags: int) -> NDArray[np.uint8 | np.uint16]:
+def _decoded(path: Path, flags: int) -> NDArray[Any]:
     try:
         content = path.read_bytes()
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+import os
 from pathlib import Path
 from typing import Protocol, overload
 
@@ -171,20 +172,22 @@ def pair_files(
     without = [str(images[stem]) for stem in sorted(images.keys() - maps.keys())]
     if without and not has_other_images:
         raise DataError(f'{maps_dir}: {len(without)} of {len(images)} images without a map: {listed(without)}')
-    return [(Path(stem).name, images[stem], maps[stem]) for stem in sorted(maps)]
+    return [(stem.rsplit('/', 1)[-1], images[stem], maps[stem]) for stem in sorted(maps)]
 
 
 def _files(folder: Path, suffix: str) -> dict[str, Path]:
     """Return the files with this suffix by their path below the folder, less the suffix."""
-    paths: list[Path] = []
+    found: dict[str, Path] = {}
     try:
-        for path in folder.iterdir():
-            # A file that matches needs no question to the disk.
-            paths += [path] if path.name.endswith(suffix) or not path.is_dir() else path.iterdir()
+        with os.scandir(folder) as entries:
+            names = {entry.name: not entry.name.endswith(suffix) and entry.is_dir() for entry in entries}
+        for name, is_folder in names.items():
+            if is_folder:
+                with os.scandir(folder / name) as entries:
+                    paths = [f'{name}/{entry.name}' for entry in entries if not entry.name.startswith('.')]
+            else:
+                paths = [] if name.startswith('.') else [name]
+            found |= {path.removesuffix(suffix): folder / path for path in paths if path.endswith(suffix)}
     except OSError as error:
         raise DataError(f'{folder} cannot be listed: {error}') from error
-    return {
-        str(path.relative_to(folder)).removesuffix(suffix): path
-        for path in paths
-        if path.name.endswith(suffix) and not path.name.startswith('.')
-    }
+    return found

@@ -1,5 +1,6 @@
 import copy
 import json
+from pathlib import Path
 import re
 
 import cv2
@@ -146,6 +147,30 @@ def test_missing_files_are_named(files, kind):
     path = getattr(files, folder) / name
     path.unlink()
     with pytest.raises(DataError, match=re.escape(f'1 of 2 files missing: {path}')):
+        files.open()
+
+
+def test_files_of_the_current_folder_are_found(files, monkeypatch):
+    files.document['images'][0]['file_name'] = '../val/one.jpg'
+    files.open()
+    monkeypatch.chdir(files.images)
+    assert len(PanopticDataset.open(Path(), files.json)) == 2
+    monkeypatch.chdir(files.maps)
+    with pytest.raises(DataError, match=r'1 of 2 files missing: two\.jpg'):
+        PanopticDataset.open(Path(), files.json)
+
+
+def test_image_ids_may_be_names(files):
+    for section, key in (('images', 'id'), ('annotations', 'image_id')):
+        for entry in files.document[section]:
+            entry[key] = f'image {entry[key]}'
+    assert [record.image_id for record in files.open().records] == ['image 40', 'image 3']
+
+
+@pytest.mark.parametrize('image_id', [None, 1.5, [3]])
+def test_other_image_ids_are_refused(files, image_id):
+    files.document['images'][1]['id'] = files.document['annotations'][0]['image_id'] = image_id
+    with pytest.raises(DataError, match='not in the COCO panoptic format: TypeError'):
         files.open()
 
 
