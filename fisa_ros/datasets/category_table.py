@@ -1,6 +1,6 @@
 """The categories of published data sets, as they are shipped in `config/datasets/`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,15 +33,22 @@ class CategoryTable:
             spoken[category.id] = DatasetCategory(category.id, entry.get('spoken', category.name), category.is_thing)
         return cls(published, spoken)
 
-    def check(self, categories: Iterable[DatasetCategory], path: Path) -> None:
-        """Check that a file means the same categories; it may lack some.
+    def check(self, categories: Iterable[DatasetCategory], used_ids: Collection[int], path: Path) -> None:
+        """Check that a file means the same categories; it may lack some, and list others that no segment has.
+
+        Args:
+            categories: Of the file.
+            used_ids: Ids of the categories that its segments have.
+            path: The file, for the text of errors.
 
         Raises:
-            DataError: It has another one, or another name or kind for one; the text names `path`.
+            DataError: A segment has another category, or one has another name or kind.
         """
         for entry in categories:
             known = self.published.get(entry.id)
             if known is None:
+                if entry.id not in used_ids:
+                    continue
                 raise DataError(
                     f'{path}: category {entry.id}, {entry.name!r}, is none of the {len(self.published)} categories of '
                     f'this data set, whose ids are {min(self.published)}..{max(self.published)}'

@@ -66,7 +66,8 @@ def _open_json(name: str, found: FoundLayout, table: CategoryTable) -> PanopticD
     assert found.panoptic_json is not None
     find_image = _cityscapes_image if name == 'cityscapes' else Path.joinpath
     dataset = PanopticDataset.open(found.images, found.panoptic_json, found.maps, find_image)
-    table.check(dataset.categories.values(), found.panoptic_json)
+    used_ids = {segment.category_id for record in dataset.records for segment in record.segments}
+    table.check(dataset.categories.values(), used_ids, found.panoptic_json)
     # Things are pasted over stuff when ADE20K's panoptic maps are made, and may cover all of it.
     return replace(dataset, categories=table.spoken, may_hide_segments=name == 'ade20k-150')
 

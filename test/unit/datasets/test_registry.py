@@ -229,10 +229,20 @@ def test_a_json_without_images(tmp_path):
 def test_a_json_with_other_categories(tmp_path, entry, message):
     document = published.coco(tmp_path)
     document['categories'].append(entry)
+    document['annotations'][1]['segments_info'][0]['category_id'] = entry['id']
     path = tmp_path / 'annotations/panoptic_val2017.json'
     path.write_text(json.dumps(document))
     with pytest.raises(DataError, match=f'{re.escape(str(path))}: {message}'):
         open_dataset('coco-panoptic', tmp_path)
+
+
+def test_a_json_may_list_a_category_that_no_segment_has(tmp_path):
+    document = published.coco(tmp_path)
+    document['categories'].append({'id': 201, 'name': 'unlabeled', 'isthing': 0})
+    (tmp_path / 'annotations/panoptic_val2017.json').write_text(json.dumps(document))
+    dataset = open_dataset('coco-panoptic', tmp_path)
+    assert 201 not in dataset.categories
+    assert len(dataset.categories) == 133
 
 
 @pytest.mark.parametrize(
