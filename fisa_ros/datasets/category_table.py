@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from fisa_ros.core.class_names import name_key
 from fisa_ros.core.errors import DataError
@@ -23,7 +24,7 @@ class CategoryTable:
     spoken: Mapping[int, DatasetCategory]
 
     @classmethod
-    def shipped(cls, name: str) -> 'CategoryTable':
+    def shipped(cls, name: str) -> Self:
         """Read the table of a data set that `registry.DATASETS` has."""
         path = share_dir() / 'config' / 'datasets' / f'{name}.json'
         published, spoken = {}, {}

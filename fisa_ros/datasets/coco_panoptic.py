@@ -226,7 +226,7 @@ def listed(values: Sequence[object]) -> str:
 
 def _record(image: Mapping[str, Any], annotation: Mapping[str, Any], image_path: Path, maps_dir: Path) -> ImageRecord:
     segments = tuple(
-        SegmentInfo(int(entry['id']), entry['category_id'], bool(entry.get('iscrowd', 0)))
+        SegmentInfo(int(entry['id']), int(entry['category_id']), bool(entry.get('iscrowd', 0)))
         for entry in annotation['segments_info']
     )
     if not isinstance(image['id'], int | str):

@@ -266,9 +266,10 @@ def test_missing_fields(files, section, key):
         files.open()
 
 
-@pytest.mark.parametrize('value', ['x', None])
-def test_fields_of_a_wrong_type(files, value):
-    files.segments[0]['id'] = value
+@pytest.mark.parametrize('value', ['x', None, [1]])
+@pytest.mark.parametrize('key', ['id', 'category_id'])
+def test_fields_of_a_wrong_type(files, key, value):
+    files.segments[0][key] = value
     with pytest.raises(DataError, match='not in the COCO panoptic format'):
         files.open()
 
