@@ -1,4 +1,4 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,15 @@ _COLOR_WORDS = {
     'white': (255, 255, 255),
     'yellow': (255, 255, 0),
 }
+
+
+@pytest.fixture(autouse=True, scope='session')
+def models_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty folder for models, so that no test depends on what was downloaded."""
+    folder = tmp_path_factory.mktemp('models')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('FISA_ROS_MODELS', str(folder))
+        yield folder
 
 
 class ColorBackend:

@@ -17,6 +17,10 @@ class WeightsError(FisaError):
     """Model weights that are missing, corrupt or do not fit the network."""
 
 
+class DownloadError(FisaError):
+    """A file of a model that cannot be fetched or is not the one it should be."""
+
+
 class GraphsError(FisaError):
     """Exported graphs that are missing, damaged or of another model."""
 

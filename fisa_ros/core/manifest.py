@@ -1,7 +1,7 @@
 """Model manifests: one YAML file describes a model whole."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import hashlib
 from pathlib import Path
 import shlex
@@ -10,10 +10,15 @@ from typing import Any
 import yaml
 
 from fisa_ros.core.errors import ManifestError, WeightsError
-from fisa_ros.core.resources import share_dir
+from fisa_ros.core.manifest_reader import ManifestReader
+from fisa_ros.core.model_sources import ModelSource, read_sources
+from fisa_ros.core.resources import models_dir, share_dir
 from fisa_ros.core.thresholds import Thresholds
+from fisa_ros.core.weights_sum import noted_sum
 
 _MAX_SIDE = 4096
+# What tuning makes of CLIP; the others use it as it is, or bring their own weights.
+_TUNED_CLASSIFIERS = ('open_clip',)
 _KEYS = (
     'name',
     'description',
@@ -25,6 +30,7 @@ _KEYS = (
     'text_encoder',
     'prompt_templates',
     'thresholds',
+    'sources',
 )
 
 
@@ -57,6 +63,7 @@ class ModelManifest:
         prompt_templates: Sentences with one `{}` each, into which a name is put.
         thresholds: Defaults that fit the model.
         path: The manifest's own file; None where it has none.
+        sources: Public checkpoints that the weights are put together from, by part; empty where they are shipped.
     """
 
     name: str
@@ -70,6 +77,7 @@ class ModelManifest:
     prompt_templates: tuple[str, ...]
     thresholds: Thresholds
     path: Path | None = None
+    sources: Mapping[str, ModelSource] = field(default_factory=dict)
 
     @property
     def argument(self) -> str:
@@ -100,7 +108,7 @@ def load_manifest(name_or_path: str | Path) -> ModelManifest:
         document = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ManifestError(f'model manifest {path} cannot be read: {error}') from error
-    return _build(_Reader(path, document))
+    return _build(ManifestReader(path, document))
 
 
 def verify_weights(manifest: ModelManifest) -> None:
@@ -117,9 +125,30 @@ def verify_weights(manifest: ModelManifest) -> None:
 
 def unshipped_weights(manifest: ModelManifest) -> str:
     """Return what to say of a model that comes without weights."""
+    download = f'to get them: {download_command(manifest)}; ' if manifest.sources else ''
     return (
-        f'no weights are shipped for model {manifest.name!r}; to try its size and speed with random ones: '
+        f'no weights are shipped for model {manifest.name!r}; {download}to try its size and speed with random ones: '
         f'python -m fisa_ros.tools.export --model {shlex.quote(manifest.argument)} --random-weights'
+    )
+
+
+def download_command(manifest: ModelManifest) -> str:
+    """Return the command that fetches the sources of a model and puts its weights together."""
+    return f'python -m fisa_ros.tools.models download {shlex.quote(manifest.argument)}'
+
+
+def untuned_note(manifest: ModelManifest) -> str | None:
+    """Return what to say of FISA with weights that nobody trained; None for all other models.
+
+    No weights of FISA were ever published, so what is put together from public checkpoints has those of CLIP.
+    """
+    weights = manifest.weights.path
+    is_assembled = bool(manifest.sources) and weights.parent == models_dir() / manifest.name and weights.is_file()
+    if not is_assembled or manifest.classifier['type'] not in _TUNED_CLASSIFIERS:
+        return None
+    return (
+        f'{manifest.name} is untuned: its classifier is frozen CLIP with mask tokens, for no weights of FISA were '
+        f'ever published; train it (python -m fisa_ros.tools.train --recipe coco-{manifest.name}) or use pooled-l'
     )
 
 
@@ -148,87 +177,48 @@ def verify_file(path: Path, sha256: str | None) -> None:
         raise WeightsError(f'weights {path} ({size} bytes) are damaged: sha256 is {found}, expected {sha256}')
 
 
-class _Reader:
-    """Takes values out of a mapping and refuses what does not fit, with the file and the key in the text."""
-
-    def __init__(self, path: Path, mapping: Any, prefix: str = '') -> None:
-        self.path = path
-        self.prefix = prefix
-        if not isinstance(mapping, dict):
-            raise ManifestError(f'model manifest {path}: {prefix.rstrip(".") or "the file"} must be a mapping')
-        self.mapping = mapping
-
-    def refuse_unknown(self, known: tuple[str, ...]) -> None:
-        for key in self.mapping:
-            if key not in known:
-                raise self.error(str(key), f'is unknown, known are {", ".join(known)}')
-
-    def error(self, key: str, text: str) -> ManifestError:
-        return ManifestError(f'model manifest {self.path}: {self.prefix}{key} {text}')
-
-    def get(self, key: str) -> Any:
-        if key not in self.mapping:
-            raise self.error(key, 'is missing')
-        return self.mapping[key]
-
-    def text(self, key: str) -> str:
-        value = self.get(key)
-        if not isinstance(value, str) or not value.strip():
-            raise self.error(key, f'must be text, got {value!r}')
-        return value.strip()
-
-    def component(self, key: str) -> Mapping[str, Any]:
-        reader = _Reader(self.path, self.get(key), f'{self.prefix}{key}.')
-        reader.text('type')
-        return dict(reader.mapping)
-
-    def fraction(self, key: str) -> float:
-        value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
-            raise self.error(key, f'must be a number in [0, 1], got {value!r}')
-        return float(value)
-
-
-def _build(reader: _Reader) -> ModelManifest:
+def _build(reader: ManifestReader) -> ModelManifest:
     reader.refuse_unknown(_KEYS)
     name = reader.text('name')
     if name != reader.path.stem:
         raise reader.error('name', f'is {name!r}, but the file is {reader.path.name}')
+    sources = read_sources(reader)
     return ModelManifest(
         name=name,
         description=reader.text('description'),
         licence=reader.text('licence'),
         image_size_hw=_size(reader),
-        weights=_weights(_Reader(reader.path, reader.get('weights'), 'weights.')),
+        weights=_weights(reader.below('weights'), name, has_sources=bool(sources)),
         generator=reader.component('generator'),
         classifier=reader.component('classifier'),
         text_encoder=reader.component('text_encoder'),
         prompt_templates=_templates(reader),
-        thresholds=_thresholds(_Reader(reader.path, reader.get('thresholds'), 'thresholds.')),
+        thresholds=_thresholds(reader.below('thresholds')),
         path=reader.path,
+        sources=sources,
     )
 
 
-def _size(reader: _Reader) -> tuple[int, int]:
+def _size(reader: ManifestReader) -> tuple[int, int]:
     size = reader.get('image_size_hw')
     if not isinstance(size, list) or len(size) != 2 or not all(type(v) is int and 1 <= v <= _MAX_SIDE for v in size):
         raise reader.error('image_size_hw', f'must be [height, width], each in 1..{_MAX_SIDE}, got {size!r}')
     return size[0], size[1]
 
 
-def _weights(reader: _Reader) -> WeightsFile:
+def _weights(reader: ManifestReader, name: str, *, has_sources: bool) -> WeightsFile:
     reader.refuse_unknown(('file', 'sha256'))
     path = reader.path.parent / reader.text('file')
-    if reader.get('sha256') is None:
+    if has_sources and not path.is_file():
+        path = models_dir() / name / reader.text('file')
+    sha256 = reader.sha256('sha256')
+    if sha256 is None:
         # The sum of what a user put there: graphs and embeddings of other weights must not pass for those of these.
-        return WeightsFile(path, file_sha256(path) if path.is_file() else None)
-    sha256 = reader.text('sha256').lower()
-    if len(sha256) != 64 or not set(sha256) <= set('0123456789abcdef'):
-        raise reader.error('sha256', f'must be 64 hexadecimal digits, got {sha256!r}')
+        return WeightsFile(path, (noted_sum(path) or file_sha256(path)) if path.is_file() else None)
     return WeightsFile(path, sha256)
 
 
-def _templates(reader: _Reader) -> tuple[str, ...]:
+def _templates(reader: ManifestReader) -> tuple[str, ...]:
     templates = reader.get('prompt_templates')
     if not isinstance(templates, list) or not templates:
         raise reader.error('prompt_templates', f'must be a list of sentences, got {templates!r}')
@@ -238,7 +228,7 @@ def _templates(reader: _Reader) -> tuple[str, ...]:
     return tuple(templates)
 
 
-def _thresholds(reader: _Reader) -> Thresholds:
+def _thresholds(reader: ManifestReader) -> Thresholds:
     reader.refuse_unknown(('score', 'mask', 'overlap', 'objectness_trust'))
     trust = {'objectness_trust': reader.fraction('objectness_trust')} if 'objectness_trust' in reader.mapping else {}
     return Thresholds(reader.fraction('score'), reader.fraction('mask'), reader.fraction('overlap'), **trust)

@@ -23,3 +23,14 @@ def cache_dir() -> Path:
     """Return `$XDG_CACHE_HOME/fisa_ros` (by default `~/.cache/fisa_ros`); it need not exist."""
     base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
     return Path(base).expanduser() / 'fisa_ros'
+
+
+def models_dir() -> Path:
+    """Return where weights that are not shipped lie, a folder for each model; it need not exist.
+
+    That is `$FISA_ROS_MODELS`, or `$XDG_DATA_HOME/fisa_ros/models` (by default `~/.local/share/fisa_ros/models`).
+    """
+    if chosen := os.environ.get('FISA_ROS_MODELS'):
+        return Path(chosen).expanduser().absolute()
+    base = os.environ.get('XDG_DATA_HOME') or '~/.local/share'
+    return Path(base).expanduser() / 'fisa_ros' / 'models'

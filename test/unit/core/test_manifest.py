@@ -5,8 +5,17 @@ import pytest
 import yaml
 
 from fisa_ros.core.errors import ManifestError, WeightsError
-from fisa_ros.core.manifest import WeightsFile, load_manifest, shipped_models, verify_file, verify_weights
+from fisa_ros.core.manifest import (
+    WeightsFile,
+    load_manifest,
+    shipped_models,
+    untuned_note,
+    verify_file,
+    verify_weights,
+)
+from fisa_ros.core.model_sources import ModelSource, SourceFile
 from fisa_ros.core.thresholds import Thresholds
+from fisa_ros.core.weights_sum import note_sum, noted_sum
 
 SHA256 = 'ab' * 32
 
@@ -24,6 +33,20 @@ def document():
         'prompt_templates': ['{}', 'a photo of a {}.'],
         'thresholds': {'score': 0.5, 'mask': 0.4, 'overlap': 0.8},
     }
+
+
+def sources(**changes):
+    generator = {
+        'layout': 'eomt',
+        'repo': 'someone/eomt.small',
+        'revision': 'main',
+        'licence': 'MIT',
+        'files': [
+            {'name': 'model.safetensors', 'size': 12, 'sha256': SHA256},
+            {'name': 'config.json', 'size': None, 'sha256': None},
+        ],
+    }
+    return {'sources': {'generator': generator | changes}}
 
 
 def write(folder, content, name='tiny.yaml'):
@@ -142,3 +165,109 @@ def test_what_names_a_model_on_a_command_line(tmp_path):
     assert load_manifest('fisa-s').argument == 'fisa-s'
     path = write(tmp_path, document())
     assert load_manifest(path).argument == str(path)
+
+
+def test_a_manifest_with_sources(tmp_path):
+    source = load_manifest(write(tmp_path, document() | sources())).sources['generator']
+    assert source == ModelSource(
+        'generator',
+        'eomt',
+        'someone/eomt.small',
+        'main',
+        (SourceFile('model.safetensors', 12, SHA256), SourceFile('config.json', None, None)),
+        'MIT',
+    )
+
+
+def one_file(**changes):
+    return [{'name': 'a.bin', 'size': None, 'sha256': None} | changes]
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        ({'sources': ['eomt']}, 'sources must be a mapping'),
+        ({'sources': {'text_encoder': {}}}, 'sources.text_encoder is unknown, known are generator, classifier'),
+        (
+            sources(layout='open_clip'),
+            "sources.generator.layout must be one of eomt, eomt_native, mask2former, got 'op",
+        ),
+        (sources(repo='eomt'), "sources.generator.repo must be owner/name, got 'eomt'"),
+        (sources(repo='../../etc'), "sources.generator.repo must be owner/name, got '../../etc'"),
+        (sources(revision=''), "sources.generator.revision must be text, got ''"),
+        (sources(url='x'), 'sources.generator.url is unknown'),
+        (sources(files=[]), 'sources.generator.files must be a list of files, got []'),
+        (sources(files=['model.bin']), 'sources.generator.files[0] must be a mapping'),
+        (
+            sources(files=one_file(name='../a.bin')),
+            "files[0].name must be a path inside the repository, got '../a.bin'",
+        ),
+        (sources(files=one_file(name='/a.bin')), "must be a path inside the repository, got '/a.bin'"),
+        (sources(files=one_file(size=-1)), 'files[0].size must be a number of bytes or null, got -1'),
+        (sources(files=one_file(size=True)), 'files[0].size must be a number of bytes or null, got True'),
+        (sources(files=one_file(sha256='12')), "files[0].sha256 must be 64 hexadecimal digits, got '12'"),
+        (sources(files=one_file() * 2), 'sources.generator.files has the same name twice'),
+    ],
+)
+def test_sources_refused(tmp_path, content, message):
+    with pytest.raises(ManifestError, match=re.escape(message)):
+        load_manifest(write(tmp_path, document() | content))
+
+
+def unshipped():
+    weights = {'weights': {'file': 'tiny.safetensors', 'sha256': None}, 'classifier': {'type': 'open_clip'}}
+    return document() | sources() | weights
+
+
+def test_weights_made_of_sources_lie_with_the_models(tmp_path, monkeypatch):
+    monkeypatch.setenv('FISA_ROS_MODELS', str(tmp_path / 'models'))
+    path = write(tmp_path, unshipped())
+    made = tmp_path / 'models' / 'tiny' / 'tiny.safetensors'
+    manifest = load_manifest(path)
+    assert manifest.weights == WeightsFile(made, None)
+    assert untuned_note(manifest) is None
+    expected = f'to get them: python -m fisa_ros.tools.models download {path}; to try .*--random-weights'
+    with pytest.raises(WeightsError, match=expected):
+        verify_weights(manifest)
+    made.parent.mkdir(parents=True)
+    made.write_bytes(b'made')
+    assert load_manifest(path).weights == WeightsFile(made, hashlib.sha256(b'made').hexdigest())
+    # What somebody puts beside the manifest goes first.
+    (tmp_path / 'tiny.safetensors').write_bytes(b'mine')
+    assert load_manifest(path).weights.path == tmp_path / 'tiny.safetensors'
+
+
+def test_frozen_clip_does_not_pass_for_tuned(tmp_path, monkeypatch):
+    monkeypatch.setenv('FISA_ROS_MODELS', str(tmp_path / 'models'))
+    made = tmp_path / 'models' / 'tiny' / 'tiny.safetensors'
+    made.parent.mkdir(parents=True)
+    made.write_bytes(b'made')
+    expected = 'tiny is untuned: .*tools.train --recipe coco-tiny.* or use pooled-l'
+    assert re.search(expected, untuned_note(load_manifest(write(tmp_path, unshipped()))) or '')
+    pooled = load_manifest(write(tmp_path, unshipped() | {'classifier': {'type': 'pooled'}}))
+    assert untuned_note(pooled) is None
+    (tmp_path / 'tiny.safetensors').write_bytes(b'mine')
+    assert untuned_note(load_manifest(write(tmp_path, unshipped()))) is None
+
+
+def test_a_noted_sum_holds_for_the_very_file(tmp_path):
+    path = tmp_path / 'weights'
+    path.write_bytes(b'good')
+    assert noted_sum(path) is None
+    note_sum(path, SHA256)
+    assert noted_sum(path) == SHA256
+    moved = path.rename(tmp_path / 'moved')
+    path.write_bytes(b'best')
+    assert noted_sum(path) is None
+    assert noted_sum(moved) is None
+    (tmp_path / '.weights.sum.json').write_text('{')
+    assert noted_sum(path) is None
+
+
+def test_models_that_are_not_shipped_name_their_sources():
+    for name in shipped_models():
+        manifest = load_manifest(name)
+        if manifest.weights.path.parent == manifest.path.parent:
+            continue
+        assert set(manifest.sources) == {'generator', 'classifier'}
+        assert all(source.files and source.licence for source in manifest.sources.values())

@@ -1,0 +1,33 @@
+"""The sum of weights that are too large to be read each time a manifest is."""
+
+import json
+import os
+from pathlib import Path
+
+
+def note_sum(path: Path, sha256: str) -> None:
+    """Note the sum of a file beside it; the note holds until the file is changed, copied or replaced."""
+    note = _note(path)
+    part = note.with_name(f'{note.name}.{os.getpid()}')
+    part.write_text(json.dumps({'sha256': sha256, 'is': _identity(path)}) + '\n', encoding='utf-8')
+    part.replace(note)
+
+
+def noted_sum(path: Path) -> str | None:
+    """Return the sum that was noted for exactly this file; None if there is none."""
+    try:
+        document = json.loads(_note(path).read_text(encoding='utf-8'))
+        if document['is'] == _identity(path):
+            return str(document['sha256'])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(f'.{path.name}.sum.json')
+
+
+def _identity(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
