@@ -75,6 +75,7 @@ def write_query_subset(
     if not weights.is_file():
         _write_weights(manifest, weights, queries.tensor, num_masks, frames)
     document = yaml.safe_load(manifest.path.read_text(encoding='utf-8'))
+    document.pop('sources', None)
     document |= {
         'description': f'{manifest.name} with the {num_masks} of its {count} queries that find most; for measurements.',
         'weights': {'file': weights.name, 'sha256': file_sha256(weights)},

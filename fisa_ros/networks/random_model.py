@@ -42,6 +42,7 @@ def write_random_model(manifest: ModelManifest, folder: Path, seed: int) -> Path
     weights = folder / f'{manifest.name}.safetensors'
     save_weights(network, weights, encoder)
     document = yaml.safe_load(manifest.path.read_text(encoding='utf-8'))
+    document.pop('sources', None)
     document |= {
         'name': manifest.name,
         'description': f'{manifest.name} with random weights of seed {seed}: for measurements, it knows nothing.',
