@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fisa_ros.core.errors import ImageError, VocabularyError
-from fisa_ros.core.manifest import ModelManifest, load_manifest
+from fisa_ros.core.manifest import ModelManifest, load_manifest, untuned_note
 from fisa_ros.core.resources import cache_dir as default_cache_dir
 from fisa_ros.core.results import PanopticResult
 from fisa_ros.core.vocabulary import Vocabulary
@@ -39,6 +39,8 @@ class Segmenter:
         """
         self.backend = backend
         self.manifest = manifest
+        if note := untuned_note(manifest):
+            _log.warning('%s', note)
         folder = None if cache_dir is None else text_cache_folder(cache_dir, manifest)
         self._text_cache = TextEmbeddingCache(folder, backend.embedding_dim)
 

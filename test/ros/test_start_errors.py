@@ -12,7 +12,8 @@ SEGMENT_NODE = Path(__file__).absolute().parents[2] / 'scripts' / 'segment_node'
     [
         ({'model': 'fisa-huge'}, "cannot configure: unknown model 'fisa-huge'"),
         ({'model': '/nowhere/model.yaml'}, 'cannot configure: model manifest /nowhere/model.yaml cannot be read'),
-        ({'model': 'fisa-s', 'device': 'cpu'}, "cannot configure: no weights are shipped for model 'fisa-s'; to try"),
+        ({'model': 'fisa-s', 'device': 'cpu'}, "cannot configure: no weights are shipped for model 'fisa-s'; to get"),
+        ({'model': 'fisa-s', 'device': 'cpu'}, 'to get them: python -m fisa_ros.tools.models download fisa-s; to try'),
         (
             {'model': 'fisa-s', 'backend': 'onnxruntime'},
             'tools.export --model fisa-s --random-weights',
