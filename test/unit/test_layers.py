@@ -51,6 +51,7 @@ ALLOWED = {
     'open_clip': ('networks', 'training'),
     'ray': ('node',),
     'rclpy': ('node',),
+    'requests': ('runtime',),
     'rosbags': ('sources', 'node'),
     'tensorrt': ('runtime',),
     'torch': ('networks', *TORCH_RUNTIME, 'training'),

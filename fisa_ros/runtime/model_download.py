@@ -1,0 +1,206 @@
+"""Fetching the sources of a model from the hub or from a folder, and checking that they are what they should be."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+import logging
+import os
+from pathlib import Path
+import shutil
+
+from fisa_ros.core.errors import DownloadError
+from fisa_ros.core.manifest import ModelManifest, file_sha256
+from fisa_ros.core.model_sources import ModelSource, SourceFile, source_files
+from fisa_ros.runtime.hub_files import Hub, RemoteFile
+from fisa_ros.runtime.model_store import (
+    FileRecord,
+    ModelRecord,
+    assembled_path,
+    model_folder,
+    read_record,
+    record_key,
+    source_folder,
+    utc_time,
+    write_record,
+)
+from fisa_ros.runtime.resumed_download import fetch, part_path, told_of_disk
+
+# Beyond what is needed, so that the disk is not filled to the last byte.
+_SPARE_BYTES = 64 << 20
+_LOG = logging.getLogger('fisa_ros.models')
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A file of a source, where it goes, and what it was when it was first fetched from there."""
+
+    source: ModelSource
+    file: SourceFile
+    target: Path
+    known: FileRecord | None
+
+    @property
+    def origin(self) -> str:
+        return f'{self.source.repo}@{self.source.revision}/{self.file.name}'
+
+    @property
+    def is_there(self) -> bool:
+        expected = self.file.sha256 or (self.known and self.known.sha256)
+        return bool(expected) and self.target.is_file() and file_sha256(self.target) == expected
+
+
+def fetch_sources(manifest: ModelManifest, hub: Hub, *, mirror: Path | None = None, force: bool = False) -> ModelRecord:
+    """Fetch every file of the sources of a model that is not there yet; call it within `locked`.
+
+    A file must have the sum that the manifest tells and that which the hub tells; where the manifest tells none, that
+    of the first time it was fetched.
+
+    Args:
+        manifest: The model; it must have sources.
+        hub: Where they are.
+        mirror: Folder to take them from instead: `<owner>/<name>/<file>` in it, or `<file>`.
+        force: Fetch all anew and accept other files than at the first time.
+
+    Returns:
+        The record of all that is there now.
+
+    Raises:
+        DownloadError: A file cannot be fetched or is the wrong one; those fetched before it stay.
+    """
+    if mirror is not None and not mirror.is_dir():
+        raise DownloadError(f'--from {mirror} is not a folder')
+    record = read_record(manifest)
+    files = [_wanted(manifest, record, source, file) for source, file in source_files(manifest.sources)]
+    missing = [entry for entry in files if force or not entry.is_there]
+    if mirror is not None:
+        found = _find_in_mirror(mirror, missing)
+        sizes = {entry.target: path.stat().st_size for entry, path in zip(missing, found, strict=True)}
+        copied = sum(path.stat().st_size for path in found if not _is_same_disk(path, manifest))
+        _check_space(manifest, copied, _bytes_of(files, sizes))
+        for entry, path in zip(missing, found, strict=True):
+            _keep(manifest, record, entry, *_copy(entry, path, force=force))
+    else:
+        remotes = [hub.describe(entry.source, entry.file) for entry in missing]
+        for entry, remote in zip(missing, remotes, strict=True):
+            _check(entry, remote.size, remote.sha256, force=force)
+        sizes = {entry.target: remote.size or 0 for entry, remote in zip(missing, remotes, strict=True)}
+        begun = sum(_bytes_begun(entry, remote) for entry, remote in zip(missing, remotes, strict=True))
+        _check_space(manifest, sum(sizes.values()) - begun, _bytes_of(files, sizes))
+        for entry, remote in zip(missing, remotes, strict=True):
+            _keep(manifest, record, entry, *_fetch(hub, entry, remote, force=force))
+    return record
+
+
+def _wanted(manifest: ModelManifest, record: ModelRecord, source: ModelSource, file: SourceFile) -> _Wanted:
+    entry = _Wanted(source, file, source_folder(manifest, source) / file.name, None)
+    known = record.files.get(record_key(source, file))
+    # Another repository or revision may well have another file.
+    return _Wanted(source, file, entry.target, known if known and known.origin == entry.origin else None)
+
+
+def _fetch(hub: Hub, entry: _Wanted, remote: RemoteFile, *, force: bool) -> tuple[Path, FileRecord]:
+    _LOG.info('fetching %s', remote.url)
+    part, sha256 = fetch(hub, remote, entry.target)
+    size = part.stat().st_size
+    try:
+        if remote.sha256 not in (None, sha256):
+            raise DownloadError(
+                f'{remote.name} came damaged and was removed: its sha256 is {sha256}, {hub.endpoint} told '
+                f'{remote.sha256}; try again'
+            )
+        _check(entry, size, sha256, force=force)
+    except DownloadError:
+        part.unlink()
+        raise
+    return part, FileRecord(entry.origin, remote.url, remote.revision, size, sha256, utc_time())
+
+
+def _copy(entry: _Wanted, path: Path, *, force: bool) -> tuple[Path, FileRecord]:
+    _LOG.info('taking %s', path)
+    part = entry.target.with_name(f'.{entry.target.name}.copy.part')
+    with told_of_disk(part):
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.unlink(missing_ok=True)
+        try:
+            os.link(path, part)
+        except OSError:
+            shutil.copyfile(path, part)
+    sha256, size = file_sha256(part), part.stat().st_size
+    try:
+        _check(entry, size, sha256, force=force)
+    except DownloadError:
+        part.unlink()
+        raise
+    return part, FileRecord(entry.origin, path.as_uri(), None, size, sha256, utc_time())
+
+
+def _keep(manifest: ModelManifest, record: ModelRecord, entry: _Wanted, part: Path, found: FileRecord) -> None:
+    """Give a file its name and note where it came from."""
+    with told_of_disk(entry.target):
+        # A link to the same file would not be renamed.
+        entry.target.unlink(missing_ok=True)
+        part.replace(entry.target)
+        record.files[record_key(entry.source, entry.file)] = found
+        write_record(manifest, record)
+
+
+def _check(entry: _Wanted, size: int | None, sha256: str | None, *, force: bool) -> None:
+    """Refuse a file of the wrong size or sum; what is not known yet is None."""
+    file, known = entry.file, entry.known
+    name = f'{entry.source.repo}/{file.name}'
+    if size is not None and file.size not in (None, size):
+        raise DownloadError(f'{name} is not what the manifest names: it has {size} bytes instead of {file.size}')
+    if sha256 is not None and file.sha256 not in (None, sha256):
+        raise DownloadError(f'{name} is not what the manifest names: its sha256 is {sha256} instead of {file.sha256}')
+    if sha256 is not None and file.sha256 is None and known and known.sha256 != sha256 and not force:
+        raise DownloadError(
+            f'{name} is another file than on {known.date}: its sha256 is {sha256}, it was {known.sha256}; if that is '
+            'as it should be, add --force'
+        )
+
+
+def _find_in_mirror(mirror: Path, missing: Sequence[_Wanted]) -> list[Path]:
+    found, lost = [], []
+    for entry in missing:
+        name = entry.file.name
+        places = [mirror / entry.source.repo / name]
+        # Without the repository, a name says which file is meant only if it is the only one.
+        if sum(other.file.name == name for other in missing) == 1:
+            places.append(mirror / name)
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            lost.append(' or '.join(map(str, places)))
+        else:
+            found.append(path.resolve())
+    if lost:
+        raise DownloadError(f'missing in the folder of --from: {"; ".join(lost)}')
+    return found
+
+
+def _is_same_disk(path: Path, manifest: ModelManifest) -> bool:
+    return path.stat().st_dev == model_folder(manifest).stat().st_dev
+
+
+def _bytes_begun(entry: _Wanted, remote: RemoteFile) -> int:
+    part = part_path(entry.target, remote)
+    return part.stat().st_size if part.is_file() else 0
+
+
+def _bytes_of(files: Sequence[_Wanted], sizes: Mapping[Path, int]) -> int:
+    """Return how long all files of a model are together; `sizes` are those of the missing ones."""
+    return sum(sizes[entry.target] if entry.target in sizes else entry.target.stat().st_size for entry in files)
+
+
+def _check_space(manifest: ModelManifest, fetched_bytes: int, weights_bytes: int) -> None:
+    """Refuse to begin what the disk has no space for; weights are about as long as what they are made of.
+
+    Raises:
+        DownloadError: There is too little space.
+    """
+    folder = model_folder(manifest)
+    needed = fetched_bytes + (0 if assembled_path(manifest).is_file() else weights_bytes)
+    free = shutil.disk_usage(folder).free
+    if needed and needed + _SPARE_BYTES > free:
+        raise DownloadError(
+            f'{manifest.name} needs {needed / 1e9:.2f} GB in {folder}, {fetched_bytes / 1e9:.2f} GB of them to fetch, '
+            f'and {free / 1e9:.2f} GB are free: make space, or name another folder in FISA_ROS_MODELS'
+        )

@@ -1,0 +1,186 @@
+"""Where the files of models that are not shipped lie, and the record of where each came from."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+import fcntl
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from fisa_ros.core.errors import DownloadError
+from fisa_ros.core.manifest import ModelManifest, file_sha256
+from fisa_ros.core.model_sources import ModelSource, SourceFile, source_files
+from fisa_ros.core.resources import models_dir
+from fisa_ros.core.weights_sum import note_sum, noted_sum
+
+RECORD_FILE = 'sources.json'
+_LOCK_FILE = '.lock'
+_FORMAT = 1
+_LOG = logging.getLogger('fisa_ros.models')
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """Where a file came from and what it was.
+
+    Attributes:
+        origin: What the manifest asked for, `owner/name@revision/file`.
+        url: Where it was.
+        revision: The commit, where the server told it.
+        size: Its length in bytes.
+        sha256: Its sum.
+        date: When it was fetched, as ISO 8601 in UTC.
+    """
+
+    origin: str
+    url: str
+    revision: str | None
+    size: int
+    sha256: str
+    date: str
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsRecord:
+    """What weights were put together from.
+
+    Attributes:
+        made_of: Sum of each file of the sources, by `record_key`.
+        sha256: Sum of the weights.
+        date: When, as ISO 8601 in UTC.
+    """
+
+    made_of: Mapping[str, str]
+    sha256: str
+    date: str
+
+
+@dataclass
+class ModelRecord:
+    """What `sources.json` of one model says.
+
+    Attributes:
+        files: The files of its sources, by `record_key`.
+        weights: The weights; None before they are put together.
+    """
+
+    files: dict[str, FileRecord]
+    weights: WeightsRecord | None
+
+
+def model_folder(manifest: ModelManifest) -> Path:
+    """Return the folder of a model; it need not exist."""
+    return models_dir() / manifest.name
+
+
+def assembled_path(manifest: ModelManifest) -> Path:
+    """Return where the weights of a model go that are put together from its sources."""
+    return model_folder(manifest) / f'{manifest.name}.safetensors'
+
+
+def source_folder(manifest: ModelManifest, source: ModelSource) -> Path:
+    """Return the folder of the files of one source."""
+    return model_folder(manifest) / 'sources' / source.part
+
+
+def record_key(source: ModelSource, file: SourceFile) -> str:
+    """Return what a file is called in the record."""
+    return f'{source.part}/{file.name}'
+
+
+def read_record(manifest: ModelManifest) -> ModelRecord:
+    """Read the record of a model; what cannot be read counts as nothing, with a warning."""
+    path = model_folder(manifest) / RECORD_FILE
+    try:
+        document = json.loads(path.read_text(encoding='utf-8'))
+        if document['format'] != _FORMAT:
+            raise ValueError(f'format {document["format"]!r}, this version reads {_FORMAT}')
+        files = {key: FileRecord(**entry) for key, entry in document['files'].items()}
+        weights = WeightsRecord(**document['weights']) if document['weights'] else None
+    except FileNotFoundError:
+        return ModelRecord({}, None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        _LOG.warning('%s cannot be read, so what was fetched before is unknown: %s', path, error)
+        return ModelRecord({}, None)
+    return ModelRecord(files, weights)
+
+
+def write_record(manifest: ModelManifest, record: ModelRecord) -> None:
+    """Write the record of a model.
+
+    Raises:
+        OSError: It cannot be written; the earlier one stays.
+    """
+    path = model_folder(manifest) / RECORD_FILE
+    document: dict[str, Any] = {'format': _FORMAT, 'model': manifest.name, **asdict(record)}
+    part = path.with_name(f'.{path.name}')
+    part.write_text(json.dumps(document, indent=1) + '\n', encoding='utf-8')
+    part.replace(path)
+
+
+def are_sources_there(manifest: ModelManifest, record: ModelRecord) -> bool:
+    """Tell whether every file of the sources is there, as long as it was when it was recorded."""
+    for source, file in source_files(manifest.sources):
+        path = source_folder(manifest, source) / file.name
+        known = record.files.get(record_key(source, file))
+        if known is None or not path.is_file() or path.stat().st_size != known.size:
+            return False
+    return bool(manifest.sources)
+
+
+def are_weights_current(manifest: ModelManifest, record: ModelRecord) -> bool:
+    """Tell whether the weights are there that were made of the sources that are there now."""
+    path, weights = assembled_path(manifest), record.weights
+    if weights is None or weights.made_of != _sums(manifest, record) or not path.is_file():
+        return False
+    return (noted_sum(path) or file_sha256(path)) == weights.sha256
+
+
+def record_weights(manifest: ModelManifest, record: ModelRecord) -> None:
+    """Note that the weights that are there were made of the sources that are there.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    path = assembled_path(manifest)
+    sha256 = file_sha256(path)
+    note_sum(path, sha256)
+    record.weights = WeightsRecord(_sums(manifest, record), sha256, utc_time())
+    write_record(manifest, record)
+
+
+def utc_time() -> str:
+    """Return the time as ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec='seconds')
+
+
+def _sums(manifest: ModelManifest, record: ModelRecord) -> dict[str, str]:
+    keys = [record_key(source, file) for source, file in source_files(manifest.sources)]
+    return {key: record.files[key].sha256 for key in keys if key in record.files}
+
+
+@contextmanager
+def locked(manifest: ModelManifest) -> Iterator[None]:
+    """Keep other processes from changing the files of a model; waits for those that do.
+
+    Raises:
+        DownloadError: The folder of the model cannot be written.
+    """
+    folder = model_folder(manifest)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / _LOCK_FILE).open('w')
+    except OSError as error:
+        raise DownloadError(
+            f'{folder} cannot be made or written: {error.strerror}; FISA_ROS_MODELS names another folder for models'
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _LOG.info('another process is fetching %s: waiting for it', manifest.name)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,488 @@
+"""Fetching the sources of a model from a hub on this machine that behaves as the true one, and from a folder."""
+
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+import re
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+from hub_server import BLOCK, COMMIT, Content, HubFile, HubServer, Text, proxy_server
+import pytest
+import yaml
+
+from fisa_ros.core.errors import DownloadError
+from fisa_ros.core.manifest import ModelManifest, load_manifest
+from fisa_ros.core.model_sources import hub_endpoint
+from fisa_ros.runtime import model_download
+from fisa_ros.runtime.hub_files import Hub
+from fisa_ros.runtime.model_download import fetch_sources
+from fisa_ros.runtime.model_store import RECORD_FILE, locked, model_folder, read_record
+from fisa_ros.runtime.resumed_download import CHUNK_BYTES
+
+ROOT = Path(__file__).absolute().parents[3]
+WEIGHTS = 'someone/masks/model.safetensors'
+CONFIG = 'someone/masks/config.json'
+CLIP = 'other/clip/clip.bin'
+SIZE = 3 * BLOCK + 5
+
+
+@pytest.fixture
+def hub(hub) -> HubServer:
+    """A hub that has all files of the model."""
+    hub.files |= {
+        WEIGHTS: HubFile(Content(SIZE, 1)),
+        CONFIG: HubFile(Text('{"size": 1}'), is_large=False),
+        CLIP: HubFile(Content(2 * BLOCK, 2)),
+    }
+    return hub
+
+
+def file_entry(name, size=None, sha256=None):
+    return {'name': name, 'size': size, 'sha256': sha256}
+
+
+def write_manifest(folder: Path, revision: str = 'main', **weights: object) -> Path:
+    document = yaml.safe_load((ROOT / 'models' / 'fisa-s.yaml').read_text())
+    document['name'] = 'toy'
+    document['weights'] = {'file': 'toy.safetensors', 'sha256': None}
+    document['sources'] = {
+        'generator': {
+            'layout': 'eomt',
+            'repo': 'someone/masks',
+            'revision': revision,
+            'licence': 'MIT',
+            'files': [file_entry('model.safetensors', **weights), file_entry('config.json')],
+        },
+        'classifier': {
+            'layout': 'open_clip',
+            'repo': 'other/clip',
+            'revision': COMMIT,
+            'licence': 'MIT',
+            'files': [file_entry('clip.bin')],
+        },
+    }
+    path = folder / 'toy.yaml'
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def manifest(tmp_path) -> ModelManifest:
+    return load_manifest(write_manifest(tmp_path))
+
+
+def get(manifest: ModelManifest, **options: object) -> None:
+    client = Hub(hub_endpoint(), os.environ.get('HF_TOKEN'), pause_s=0.01)
+    try:
+        with locked(manifest):
+            fetch_sources(manifest, client, **options)
+    finally:
+        client.close()
+
+
+def sources(manifest: ModelManifest) -> Path:
+    return model_folder(manifest) / 'sources'
+
+
+def parts(manifest: ModelManifest) -> list[Path]:
+    return sorted(sources(manifest).rglob('.*.part'))
+
+
+def is_whole(manifest: ModelManifest) -> bool:
+    expected = {
+        'generator/model.safetensors': Content(SIZE, 1).read(),
+        'generator/config.json': b'{"size": 1}',
+        'classifier/clip.bin': Content(2 * BLOCK, 2).read(),
+    }
+    found = {str(p.relative_to(sources(manifest))): p.read_bytes() for p in sources(manifest).rglob('*') if p.is_file()}
+    return found == expected
+
+
+def test_files_come_and_are_recorded(hub, manifest):
+    get(manifest)
+    assert is_whole(manifest)
+    record = json.loads((model_folder(manifest) / RECORD_FILE).read_text())
+    assert record['model'] == 'toy'
+    weights = record['files']['generator/model.safetensors']
+    assert weights['url'] == f'{os.environ["HF_ENDPOINT"]}/someone/masks/resolve/main/model.safetensors'
+    assert weights['origin'] == 'someone/masks@main/model.safetensors'
+    assert (weights['revision'], weights['size'], weights['sha256']) == (COMMIT, SIZE, Content(SIZE, 1).sha256)
+    assert record['files']['generator/config.json']['sha256'] == hashlib.sha256(b'{"size": 1}').hexdigest()
+    hub.requests.clear()
+    get(manifest)
+    assert not hub.requests
+
+
+@pytest.mark.parametrize('damage', ['missing', 'short', 'flipped', 'record'])
+def test_what_is_missing_or_damaged_is_fetched_again(hub, manifest, damage):
+    get(manifest)
+    hub.requests.clear()
+    path = sources(manifest) / 'generator' / 'model.safetensors'
+    content = path.read_bytes()
+    if damage == 'missing':
+        path.unlink()
+    elif damage == 'short':
+        path.write_bytes(content[:-1])
+    elif damage == 'flipped':
+        path.write_bytes(content[:-1] + b'!')
+    else:
+        (model_folder(manifest) / RECORD_FILE).write_text('{"format": 1')
+    get(manifest)
+    assert is_whole(manifest)
+    assert len(hub.asked('files')) == (2 if damage == 'record' else 1)
+
+
+def test_a_connection_that_breaks_is_resumed(hub, manifest, caplog):
+    caplog.set_level(logging.INFO, 'fisa_ros.models')
+    hub.files[WEIGHTS].cuts = [BLOCK + CHUNK_BYTES, CHUNK_BYTES + 7, BLOCK]
+    get(manifest)
+    assert is_whole(manifest)
+    first = BLOCK + CHUNK_BYTES
+    starts = [first, first + CHUNK_BYTES, first + CHUNK_BYTES + BLOCK]
+    assert hub.ranges()[:4] == [None, *(f'bytes={start}-' for start in starts)]
+    assert f'someone/masks/model.safetensors broke after {first} bytes; try 2 of 5' in caplog.text
+
+
+def test_a_server_without_ranges_sends_all_again(hub, manifest):
+    hub.files[WEIGHTS].cuts = [BLOCK]
+    hub.files[WEIGHTS].ignores_range = True
+    get(manifest)
+    assert is_whole(manifest)
+
+
+def test_a_range_that_is_refused_is_begun_anew(hub, manifest):
+    hub.files[WEIGHTS].cuts = [BLOCK]
+    hub.files[WEIGHTS].refuses_range = True
+    get(manifest)
+    assert is_whole(manifest)
+    assert hub.ranges()[:3] == [None, f'bytes={BLOCK}-', None]
+
+
+def test_one_that_breaks_without_end_says_that_the_same_command_resumes(hub, manifest):
+    hub.files[WEIGHTS].cuts = [BLOCK, *[0] * 5]
+    with pytest.raises(DownloadError, match='broke after 1048576 bytes; the same command goes on where this one stop'):
+        get(manifest)
+    (part,) = parts(manifest)
+    assert part.stat().st_size == BLOCK
+    assert not (sources(manifest) / 'generator' / 'model.safetensors').exists()
+    hub.requests.clear()
+    get(manifest)
+    assert hub.ranges()[0] == f'bytes={BLOCK}-'
+    assert is_whole(manifest)
+
+
+def test_a_part_of_another_version_is_not_continued(hub, manifest):
+    hub.files[WEIGHTS].cuts = [BLOCK, *[0] * 5]
+    with pytest.raises(DownloadError):
+        get(manifest)
+    hub.files[WEIGHTS] = HubFile(Content(SIZE, 7))
+    get(manifest)
+    assert (sources(manifest) / 'generator' / 'model.safetensors').read_bytes() == Content(SIZE, 7).read()
+    assert not parts(manifest)
+
+
+def test_a_server_that_is_busy_is_asked_again(hub, manifest):
+    hub.files[WEIGHTS].failures = 3
+    get(manifest)
+    assert is_whole(manifest)
+    hub.files[CONFIG].failures = 100
+    with pytest.raises(DownloadError, match='answers HTTP 503 Service Unavailable; the same command'):
+        get(manifest, force=True)
+
+
+@pytest.mark.parametrize('seed', [5, 6])
+def test_other_content_than_the_hub_told_is_removed(hub, manifest, seed):
+    hub.files[WEIGHTS].sent = Content(SIZE, seed)
+    told, came = Content(SIZE, 1).sha256, Content(SIZE, seed).sha256
+    with pytest.raises(DownloadError, match=f'came damaged and was removed: its sha256 is {came}.* told {told}'):
+        get(manifest)
+    assert not [path for path in sources(manifest).rglob('*') if path.is_file()]
+    hub.files[WEIGHTS].sent = None
+    get(manifest)
+    assert is_whole(manifest)
+
+
+def test_a_file_longer_than_it_was_told_is_not_kept(hub, manifest):
+    hub.files[WEIGHTS].sent = Content(SIZE + 1, 1)
+    with pytest.raises(DownloadError, match=f'is longer than the {SIZE} bytes that were told'):
+        get(manifest)
+    assert [part.stat().st_size for part in parts(manifest)] == [0]
+
+
+@pytest.mark.parametrize(
+    ('announced', 'text'),
+    [
+        ({'size': 5}, f'is not what the manifest names: it has {SIZE} bytes instead of 5'),
+        ({'sha256': 'ab' * 32}, f'its sha256 is {Content(SIZE, 1).sha256} instead of {"ab" * 32}'),
+    ],
+)
+@pytest.mark.parametrize('force', [False, True])
+@pytest.mark.parametrize('is_told', [False, True])
+def test_the_manifest_has_the_last_word(hub, tmp_path, announced, text, force, is_told):
+    if not is_told:
+        hub.files[WEIGHTS].hides = ('X_Linked_Size', 'X_Linked_ETag')
+    manifest = load_manifest(write_manifest(tmp_path, **announced))
+    with pytest.raises(DownloadError, match=f'{WEIGHTS} .*{text}'):
+        get(manifest, force=force)
+    assert not [path for path in sources(manifest).rglob('*') if path.is_file()]
+    # What can be told beforehand is.
+    assert bool(hub.asked('files')) is not (is_told or 'size' in announced)
+
+
+@pytest.mark.parametrize('name', [WEIGHTS, CONFIG])
+def test_a_file_that_changed_is_taken_only_when_told_to(hub, manifest, name):
+    get(manifest)
+    path = sources(manifest) / 'generator' / name.rsplit('/', 1)[1]
+    path.unlink()
+    first = hub.files[name]
+    hub.files[name] = HubFile(Content(8, 9), is_large=first.is_large)
+    with pytest.raises(DownloadError, match=f'{name} is another file than on 20.*: its sha256 is .*, it was .*--force'):
+        get(manifest)
+    assert not path.exists()
+    get(manifest, force=True)
+    assert path.read_bytes() == Content(8, 9).read()
+    assert read_record(manifest).files[f'generator/{path.name}'].sha256 == Content(8, 9).sha256
+
+
+def test_another_revision_may_have_another_file(hub, manifest, tmp_path):
+    get(manifest)
+    hub.files[WEIGHTS] = HubFile(Content(8, 9))
+    get(load_manifest(write_manifest(tmp_path, revision=COMMIT)))
+    assert (sources(manifest) / 'generator' / 'model.safetensors').read_bytes() == Content(8, 9).read()
+
+
+def test_a_mirror_that_tells_little_will_do(hub, manifest):
+    hub.files[WEIGHTS].hides = ('X_Linked_Size', 'X_Linked_ETag', 'X_Repo_Commit')
+    hub.files[WEIGHTS].cuts = [BLOCK]
+    get(manifest)
+    assert is_whole(manifest)
+    assert read_record(manifest).files['generator/model.safetensors'].revision is None
+
+
+def test_a_repository_that_was_renamed_is_found(hub, manifest):
+    hub.renamed['someone/masks'] = 'someone/new'
+    hub.files |= {name.replace('masks', 'new'): hub.files.pop(name) for name in (WEIGHTS, CONFIG)}
+    get(manifest)
+    assert is_whole(manifest)
+
+
+@pytest.mark.parametrize(
+    ('change', 'text'),
+    [
+        ({'files': {}}, r'refuses someone/masks/model.safetensors \(HTTP 401 RepoNotFound\)'),
+        (
+            {'revision': 'gone'},
+            r'someone/masks/model.safetensors is not on http.*\(HTTP 404 RevisionNotFound\).*--from',
+        ),
+        (
+            {'missing': WEIGHTS},
+            r'someone/masks/model.safetensors is not on http.*\(HTTP 404 EntryNotFound\).*--from DIR',
+        ),
+        ({'token': 'x'}, r'\(HTTP 401 GatedRepo\).*accept the terms at http\S+/someone/masks and set HF_TOKEN'),
+        ({'token': 'x', 'shown': 'y'}, r'\(HTTP 403 GatedRepo\): the token of HF_TOKEN does not let read it'),
+        ({'status': 418}, 'answers HTTP 418 for someone/masks/model.safetensors; check HF_ENDPOINT'),
+    ],
+)
+def test_refusals_say_what_to_do(hub, tmp_path, monkeypatch, change, text):
+    hub.files = change.get('files', hub.files)
+    hub.files.pop(change.get('missing'), None)
+    hub.token = change.get('token')
+    if 'shown' in change:
+        monkeypatch.setenv('HF_TOKEN', change['shown'])
+    if 'status' in change:
+        hub.files[WEIGHTS].status = change['status']
+    manifest = load_manifest(write_manifest(tmp_path, change.get('revision', 'main')))
+    with pytest.raises(DownloadError, match=text):
+        get(manifest)
+    assert not hub.asked('files')
+
+
+def test_the_token_is_shown_to_the_hub_alone(hub, manifest, monkeypatch):
+    hub.token = 'secret'
+    monkeypatch.setenv('HF_TOKEN', 'secret')
+    get(manifest)
+    assert is_whole(manifest)
+    assert {request.headers['Authorization'] for request in hub.asked('hub')} == {'Bearer secret'}
+    assert hub.asked('files')
+    assert not [request for request in hub.asked('files') if 'Authorization' in request.headers]
+
+
+def test_no_network(hub, manifest, monkeypatch):
+    monkeypatch.setenv('HF_ENDPOINT', 'http://127.0.0.1:9')
+    with pytest.raises(
+        DownloadError, match=r'127.0.0.1:9 cannot be reached: .*refused.*HF_ENDPOINT.*--from DIR'
+    ) as told:
+        get(manifest)
+    assert ' at 0x' not in str(told.value)
+    monkeypatch.setenv('HF_ENDPOINT', 'nowhere')
+    with pytest.raises(DownloadError, match=r'cannot be asked for: Invalid URL.*check HF_ENDPOINT'):
+        get(manifest)
+
+
+def test_a_proxy_is_used_unless_it_is_not_to_be(hub, manifest, monkeypatch):
+    with proxy_server(hub) as proxy:
+        monkeypatch.setenv('HTTP_PROXY', proxy)
+        monkeypatch.setenv('NO_PROXY', '127.0.0.1')
+        get(manifest)
+        assert not hub.asked('proxy')
+        monkeypatch.delenv('NO_PROXY')
+        get(manifest, force=True)
+        assert is_whole(manifest)
+        assert {request.path for request in hub.asked('proxy')} >= {
+            f'{os.environ["HF_ENDPOINT"]}/someone/masks/resolve/main/{name}'
+            for name in ('model.safetensors', 'config.json')
+        }
+        monkeypatch.setenv('HTTPS_PROXY', proxy)
+        monkeypatch.setenv('HF_ENDPOINT', 'https://huggingface.co')
+        with pytest.raises(
+            DownloadError, match=r'the proxy cannot be used: .*502.*check HTTPS_PROXY, HTTP_PROXY and NO'
+        ):
+            get(manifest, force=True)
+        assert hub.asked('proxy', 'CONNECT')[0].path == 'huggingface.co:443'
+
+
+def test_no_space_is_told_before_the_first_byte(hub, manifest, small_disk, monkeypatch):
+    monkeypatch.setenv('FISA_ROS_MODELS', str(small_disk))
+    with pytest.raises(
+        DownloadError, match=r'toy needs 0\.01 GB in .*, 0\.01 GB of them to fetch, and 0\.00 GB are free'
+    ):
+        get(manifest)
+    assert not hub.asked('files')
+
+
+def test_a_disk_that_fills_up_keeps_what_is_there(hub, manifest, small_disk, monkeypatch):
+    monkeypatch.setenv('FISA_ROS_MODELS', str(small_disk))
+    monkeypatch.setattr(model_download.shutil, 'disk_usage', lambda _: SimpleNamespace(free=10**12))
+    with pytest.raises(DownloadError, match=r'no space is left for .*: make some, and the same command goes on'):
+        get(manifest)
+    (part,) = parts(manifest)
+    assert 0 < part.stat().st_size <= 256 << 10
+    assert Content(SIZE, 1).read().startswith(part.read_bytes())
+
+
+def test_a_folder_that_cannot_be_made(hub, manifest, monkeypatch, tmp_path):
+    (tmp_path / 'file').write_text('')
+    monkeypatch.setenv('FISA_ROS_MODELS', str(tmp_path / 'file'))
+    with pytest.raises(DownloadError, match=r'file/toy cannot be made or written: .*FISA_ROS_MODELS names another'):
+        get(manifest)
+
+
+SCRIPT = """
+import logging, sys
+from fisa_ros.core.manifest import load_manifest
+from fisa_ros.runtime.hub_files import Hub
+from fisa_ros.runtime.model_download import fetch_sources
+from fisa_ros.runtime.model_store import locked
+logging.basicConfig(level=logging.INFO)
+assert 'torch' not in sys.modules and 'rclpy' not in sys.modules
+manifest = load_manifest(sys.argv[1])
+with locked(manifest):
+    fetch_sources(manifest, Hub.from_environment())
+"""
+
+
+def start(manifest: ModelManifest) -> 'subprocess.Popen[str]':
+    return subprocess.Popen(
+        [sys.executable, '-c', SCRIPT, str(manifest.path)], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_process_is_resumed_by_the_next(hub, manifest, number):
+    hub.files[WEIGHTS].pause_s = 0.3
+    process = start(manifest)
+    deadline = time.monotonic() + 60.0
+    while sum(part.stat().st_size for part in parts(manifest)) < BLOCK:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    process.communicate()
+    assert process.returncode != 0
+    (part,) = parts(manifest)
+    begun = part.stat().st_size
+    hub.files[WEIGHTS].pause_s = 0.0
+    hub.requests.clear()
+    get(manifest)
+    assert is_whole(manifest)
+    assert hub.ranges()[0] == f'bytes={begun}-'
+
+
+def test_two_processes_at_once_fetch_each_file_once(hub, manifest):
+    hub.files[WEIGHTS].pause_s = 0.3
+    processes = [start(manifest) for _ in range(2)]
+    outputs = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert is_whole(manifest)
+    assert len(hub.asked('files')) == 2
+
+
+def write_mirror(folder: Path, *, by_repo: bool) -> Path:
+    for name, content in (
+        (WEIGHTS, Content(SIZE, 1).read()),
+        (CONFIG, b'{"size": 1}'),
+        (CLIP, Content(2 * BLOCK, 2).read()),
+    ):
+        path = folder / (name if by_repo else name.rsplit('/', 1)[1])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize('by_repo', [False, True])
+def test_a_folder_serves_without_the_hub(hub, manifest, tmp_path, by_repo):
+    mirror = write_mirror(tmp_path / 'mirror', by_repo=by_repo)
+    get(manifest, mirror=mirror)
+    assert is_whole(manifest)
+    assert not hub.requests
+    found = read_record(manifest).files['classifier/clip.bin']
+    assert found.url == (mirror / ('other/clip' if by_repo else '') / 'clip.bin').as_uri()
+    get(manifest, mirror=mirror, force=True)
+    assert is_whole(manifest)
+
+
+def test_files_of_a_folder_are_checked_like_others(hub, tmp_path):
+    mirror = write_mirror(tmp_path / 'mirror', by_repo=True)
+    manifest = load_manifest(write_manifest(tmp_path, sha256='ab' * 32))
+    with pytest.raises(DownloadError, match=f'is not what the manifest names: its sha256 is .* instead of {"ab" * 32}'):
+        get(manifest, mirror=mirror)
+    assert not [path for path in sources(manifest).rglob('*') if path.is_file()]
+    manifest = load_manifest(write_manifest(tmp_path))
+    get(manifest, mirror=mirror)
+    (sources(manifest) / 'classifier' / 'clip.bin').unlink()
+    (mirror / CLIP).unlink()
+    (mirror / CLIP).write_bytes(b'other')
+    with pytest.raises(DownloadError, match=r'other/clip/clip.bin is another file than on'):
+        get(manifest, mirror=mirror)
+
+
+def test_a_folder_that_lacks_files(hub, manifest, tmp_path):
+    with pytest.raises(DownloadError, match=r'--from .*nowhere is not a folder'):
+        get(manifest, mirror=tmp_path / 'nowhere')
+    mirror = write_mirror(tmp_path / 'mirror', by_repo=True)
+    (mirror / CONFIG).unlink()
+    (mirror / CLIP).unlink()
+    places = f'{mirror / CONFIG} or {mirror / "config.json"}; {mirror / CLIP} or {mirror / "clip.bin"}'
+    with pytest.raises(DownloadError, match=re.escape(f'missing in the folder of --from: {places}')):
+        get(manifest, mirror=mirror)
+    assert not (sources(manifest) / 'generator').exists()
+
+
+@pytest.mark.slow
+def test_a_large_file_survives_three_breaks(hub, tmp_path):
+    size = 1000 * BLOCK + 11
+    content = Content(size, 4)
+    hub.files[WEIGHTS] = HubFile(content, cuts=[300 * BLOCK, 333 * BLOCK, BLOCK])
+    manifest = load_manifest(write_manifest(tmp_path, size=size, sha256=content.sha256))
+    get(manifest)
+    path = sources(manifest) / 'generator' / 'model.safetensors'
+    assert path.stat().st_size == size
+    assert [request for request in hub.ranges() if request] == [
+        f'bytes={start}-' for start in (300 * BLOCK, 633 * BLOCK, 634 * BLOCK)
+    ]
+    assert read_record(manifest).files['generator/model.safetensors'].sha256 == content.sha256

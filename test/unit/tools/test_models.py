@@ -1,0 +1,307 @@
+"""The command line that lists models and gets those that are not shipped, against a hub on this machine."""
+
+import io
+import json
+import logging
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+
+from hub_server import BLOCK, COMMIT, Content, HubFile, Text
+import numpy as np
+import open_clip
+import pytest
+from safetensors.torch import load_file
+import torch
+from transformers import EomtConfig, EomtForUniversalSegmentation
+import yaml
+
+from fisa_ros.core.manifest import load_manifest, shipped_models
+from fisa_ros.core.resources import share_dir
+from fisa_ros.core.vocabulary import VocabularyRegistry, VocabularyRequest
+from fisa_ros.pipeline.segmenter import Segmenter
+from fisa_ros.tools.models import main
+
+ROOT = Path(__file__).absolute().parents[3]
+WEIGHTS, CONFIG, CLIP = 'someone/masks/model.safetensors', 'someone/masks/config.json', 'other/clip/clip.bin'
+
+
+class Bytes(Content):
+    """What a file on this machine holds."""
+
+    def __init__(self, content):
+        super().__init__(len(content))
+        self.content = content
+
+    def blocks(self, start=0):
+        yield self.content[start:]
+
+
+TEXT_TOWER = {'context_length': 77, 'vocab_size': 49408, 'width': 32, 'heads': 2, 'layers': 1}
+CLIPS = {
+    'small-vit': {
+        'embed_dim': 32,
+        'quick_gelu': True,
+        'vision_cfg': {'image_size': 32, 'layers': 2, 'width': 64, 'head_width': 32, 'patch_size': 8},
+        'text_cfg': TEXT_TOWER,
+    },
+    'small-convnext': {
+        'embed_dim': 32,
+        'vision_cfg': {'timm_model_name': 'convnext_atto', 'timm_pool': '', 'timm_proj': 'mlp', 'image_size': 64},
+        'text_cfg': TEXT_TOWER,
+    },
+}
+CLASSIFIERS = {
+    'small-vit': {'type': 'open_clip', 'image_size': 48, 'seve_blocks': 1, 'seve_width': 16},
+    'small-convnext': {'type': 'pooled', 'image_size': 64},
+}
+GENERATOR = {
+    'image_size': 64, 'patch_size': 16, 'hidden_size': 64, 'num_hidden_layers': 3, 'num_attention_heads': 2,
+    'num_blocks': 2, 'num_queries': 12, 'num_labels': 5,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _configs(monkeypatch):
+    for name, config in CLIPS.items():
+        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config)
+
+
+def write_manifest(folder, clip='small-vit', *, has_sources=True):
+    """Write the manifest of a small model whose parts are on the hub; return its path."""
+    document = yaml.safe_load((share_dir() / 'models' / 'fisa-s.yaml').read_text())
+    files = {'someone/masks': ('model.safetensors', 'config.json'), 'other/clip': ('clip.bin',)}
+    document |= {
+        'name': clip,
+        'image_size_hw': [64, 64],
+        'weights': {'file': f'{clip}.safetensors', 'sha256': None},
+        'generator': {'type': 'eomt', 'config': GENERATOR},
+        'classifier': {**CLASSIFIERS[clip], 'model': clip, 'merge_size': 32},
+        'text_encoder': {'type': 'clip', 'model': clip},
+        'prompt_templates': ['{}'],
+        'sources': {
+            part: {
+                'layout': layout,
+                'repo': repo,
+                'revision': COMMIT,
+                'licence': 'MIT',
+                'files': [{'name': name, 'size': None, 'sha256': None} for name in files[repo]],
+            }
+            for part, layout, repo in (
+                ('generator', 'eomt', 'someone/masks'),
+                ('classifier', 'open_clip', 'other/clip'),
+            )
+        },
+    }
+    if not has_sources:
+        del document['sources']
+    path = folder / f'{clip}.yaml'
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    return path
+
+
+def put_checkpoints(hub, folder, manifest, seed=0):
+    """Put the parts of a small model on the hub, in the forms that their authors publish; return the CLIP."""
+    torch.manual_seed(seed)
+    EomtForUniversalSegmentation(EomtConfig(**manifest.generator['config'])).save_pretrained(folder / 'masks')
+    clip = open_clip.create_model(manifest.name, pretrained_image=False)
+    file = io.BytesIO()
+    torch.save(clip.state_dict(), file)
+    hub.files |= {
+        WEIGHTS: HubFile(Bytes((folder / 'masks' / 'model.safetensors').read_bytes())),
+        CONFIG: HubFile(Text((folder / 'masks' / 'config.json').read_text()), is_large=False),
+        CLIP: HubFile(Bytes(file.getvalue())),
+    }
+    return clip
+
+
+def run(capsys, *arguments):
+    """Run the command line; return its status, what it printed as JSON, and its log."""
+    capsys.readouterr()
+    status = main([*map(str, arguments), '--json'])
+    printed = capsys.readouterr()
+    return status, json.loads(printed.out) if printed.out else None, printed.err
+
+
+def test_the_list_says_what_there_is_of_each_model(hub, capsys):
+    status, summary, _ = run(capsys, 'list')
+    assert status == 0
+    models = {model['name']: model for model in summary['models']}
+    assert set(models) == set(shipped_models())
+    tiny, large = models['fisa-tiny'], models['fisa-l']
+    assert (tiny['state'], tiny['bytes_to_download'], tiny['note']) == ('shipped', 0, None)
+    weights = load_manifest('fisa-tiny').weights.path
+    assert tiny['bytes_present'] == weights.stat().st_size
+    assert tiny['parameters'] == sum(tensor.numel() for tensor in load_file(weights).values())
+    assert tiny['image_size_hw'] == [320, 320]
+    assert (large['state'], large['bytes_present'], large['parameters']) == ('missing', 0, None)
+    assert large['weights'] == f'{os.environ["FISA_ROS_MODELS"]}/fisa-l/fisa-l.safetensors'
+    assert large['next_command'] == 'python -m fisa_ros.tools.models download fisa-l'
+    assert not hub.requests
+    assert main(['list']) == 0
+    printed = capsys.readouterr().out
+    assert all(model['description'] in printed and model['licence'] in printed for model in summary['models'])
+
+
+def test_info_names_every_file_of_every_source(hub, capsys):
+    status, summary, _ = run(capsys, 'info', 'fisa-l')
+    assert status == 0
+    manifest = load_manifest('fisa-l')
+    assert [(source['part'], source['repo']) for source in summary['sources']] == [
+        (part, source.repo) for part, source in manifest.sources.items()
+    ]
+    assert main(['info', 'fisa-l']) == 0
+    printed = capsys.readouterr().out
+    for source in manifest.sources.values():
+        assert source.licence in printed
+        for file in source.files:
+            assert f'{os.environ["HF_ENDPOINT"]}/{source.repo}/resolve/{source.revision}/{file.name}\n' in printed
+            assert file.sha256 is None or f'{file.sha256} (of the manifest)' in printed
+    assert 'next: python -m fisa_ros.tools.models download fisa-l' in printed
+    assert not hub.requests
+
+
+@pytest.mark.parametrize('clip', ['small-vit', 'small-convnext'])
+def test_a_model_is_fetched_put_together_and_used(hub, capsys, caplog, tmp_path, clip):
+    path = write_manifest(tmp_path, clip)
+    manifest = load_manifest(path)
+    put_checkpoints(hub, tmp_path, manifest)
+    status, summary, log = run(capsys, 'download', path)
+    assert status == 0, log
+    assert summary['state'] == 'assembled'
+    assert summary['weights'] == str(tmp_path / 'models' / clip / f'{clip}.safetensors')
+    assert summary['next_command'] == f'python -m fisa_ros.tools.export --model {path}'
+    assert summary['parameters'] > 0
+    # FISA was not tuned, and a frozen CLIP need not be.
+    is_untuned = clip == 'small-vit'
+    assert ('is untuned' in (summary['note'] or '')) is is_untuned
+
+    with caplog.at_level(logging.WARNING, 'fisa_ros.segmenter'):
+        segmenter = Segmenter.load(path, 'torch', 'cpu', cache=False)
+    assert (f'{clip} is untuned' in caplog.text) is is_untuned
+    state = segmenter.prepare(VocabularyRegistry().propose(VocabularyRequest.parse('chair; door')))
+    assert segmenter.segment(np.zeros((48, 64, 3), np.uint8), state).semantic_map.shape == (48, 64)
+    segmenter.close()
+
+    _, described, _ = run(capsys, 'info', path)
+    fetched = [file['fetched'] for source in described['sources'] for file in source['files']]
+    assert all(file['revision'] == COMMIT for file in fetched)
+    assert described['sha256'] == load_manifest(path).weights.sha256
+    assert main(['info', str(path)]) == 0
+    assert f'{fetched[0]["sha256"]} (of the first time)' in capsys.readouterr().out
+
+
+def test_what_is_there_is_not_made_again(hub, capsys, tmp_path):
+    path = write_manifest(tmp_path)
+    put_checkpoints(hub, tmp_path, load_manifest(path))
+    _, first, _ = run(capsys, 'download', path)
+    made = Path(first['weights'])
+    before = made.stat()
+    hub.requests.clear()
+    status, _, _ = run(capsys, 'download', path)
+    assert (status, made.stat()) == (0, before)
+    assert not hub.requests
+    # Weights that are damaged are made anew, of the files that are there.
+    made.write_bytes(made.read_bytes()[:-1])
+    assert run(capsys, 'download', path)[0] == 0
+    assert made.stat().st_size == before.st_size
+    assert not hub.requests
+
+
+def test_other_checkpoints_make_other_weights(hub, capsys, tmp_path):
+    path = write_manifest(tmp_path)
+    manifest = load_manifest(path)
+    put_checkpoints(hub, tmp_path, manifest)
+    run(capsys, 'download', path)
+    first = load_manifest(path).weights.sha256
+    put_checkpoints(hub, tmp_path, manifest, seed=1)
+    assert run(capsys, 'download', path)[0] == 0
+    assert load_manifest(path).weights.sha256 == first
+    assert run(capsys, 'download', path, '--force')[0] == 0
+    assert load_manifest(path).weights.sha256 != first
+
+
+def test_a_folder_serves_without_the_hub(hub, capsys, tmp_path):
+    path = write_manifest(tmp_path)
+    put_checkpoints(hub, tmp_path, load_manifest(path))
+    for name, file in hub.files.items():
+        target = tmp_path / 'mirror' / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.content.read())
+    assert run(capsys, 'download', path, '--from', tmp_path / 'mirror')[1]['state'] == 'assembled'
+    assert not hub.requests
+
+
+def test_checkpoints_that_do_not_fit_are_told_and_kept(hub, capsys, tmp_path):
+    path = write_manifest(tmp_path)
+    put_checkpoints(hub, tmp_path, load_manifest(path))
+    hub.files[CLIP] = HubFile(Text('<!doctype html>'))
+    status, summary, log = run(capsys, 'download', path)
+    assert (status, summary) == (2, None)
+    assert 'error: weights' in log
+    _, described, _ = run(capsys, 'info', path)
+    assert described['state'] == 'downloaded'
+    assert described['bytes_to_download'] == 0
+
+
+def test_a_shipped_model_needs_no_download(hub, capsys):
+    status, summary, log = run(capsys, 'download', 'fisa-tiny')
+    assert (status, summary['state']) == (0, 'shipped')
+    assert 'fisa-tiny is shipped: nothing to download' in log
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'text'),
+    [
+        (['info', 'fisa-huge'], "error: unknown model 'fisa-huge'"),
+        (['download', 'fisa-huge'], "error: unknown model 'fisa-huge'"),
+        (['download', 'fisa-s'], 'error: http://127.0.0.1:'),
+        (['download', 'fisa-s', '--from', '/nowhere'], 'error: --from /nowhere is not a folder'),
+        (['download', '{path}'], 'small-vit.yaml names no sources to make small-vit of'),
+    ],
+)
+def test_errors_are_one_line(hub, capsys, tmp_path, arguments, text):
+    path = write_manifest(tmp_path, has_sources=False)
+    status, summary, log = run(capsys, *(argument.format(path=path) for argument in arguments))
+    assert (status, summary) == (2, None)
+    assert text in log
+    assert len(log.splitlines()) == 1
+
+
+RUN = 'import sys\nfrom fisa_ros.tools.models import main\nsys.exit(main(sys.argv[1:]))'
+
+
+def test_fetching_needs_no_torch(hub, tmp_path):
+    path = write_manifest(tmp_path)
+    put_checkpoints(hub, tmp_path, load_manifest(path))
+    block = 'import sys\nfor name in ("torch", "open_clip", "transformers", "rclpy"): sys.modules[name] = None\n'
+    finished = subprocess.run(
+        [sys.executable, '-c', block + RUN, 'download', path], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 2
+    assert 'making weights of them needs torch, which is not installed: pip install torch' in finished.stderr
+    assert 'Traceback' not in finished.stderr
+    assert len([p for p in (tmp_path / 'models' / 'small-vit' / 'sources').rglob('*') if p.is_file()]) == 3
+
+
+def test_ctrl_c_leaves_what_was_fetched(hub, tmp_path):
+    path = write_manifest(tmp_path)
+    put_checkpoints(hub, tmp_path, load_manifest(path))
+    hub.files[CLIP] = HubFile(Content(9 * BLOCK), pause_s=0.3)
+    process = subprocess.Popen(
+        [sys.executable, '-c', RUN, 'download', path], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    folder = tmp_path / 'models' / 'small-vit' / 'sources' / 'classifier'
+    deadline = time.monotonic() + 60.0
+    while not any(part.stat().st_size for part in folder.glob('.*.part')):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, log = process.communicate()
+    assert process.returncode == 130
+    assert log.splitlines()[-1] == 'interrupted: the same command goes on where this one stopped'
+    assert 'Traceback' not in log
+    assert any(part.stat().st_size for part in folder.glob('.*.part'))
