@@ -174,7 +174,9 @@ class Hub:
                 f'the proxy cannot be used: {_reason(error)}', 'check HTTPS_PROXY, HTTP_PROXY and NO_PROXY'
             ) from error
         except (requests.ConnectionError, requests.Timeout) as error:
-            host = urlsplit(error.request.url or url).netloc if error.request is not None else urlsplit(url).netloc
+            # A redirect leads elsewhere.
+            asked = error.request.url if error.request is not None else url
+            host = urlsplit(asked if isinstance(asked, str) else url).netloc
             raise PassingFailure(f'{host} cannot be reached: {_reason(error)}', _NO_NETWORK) from error
         except (RequestException, ValueError) as error:
             raise DownloadError(f'{url} cannot be asked for: {error}; check HF_ENDPOINT and the proxy') from error

@@ -70,7 +70,9 @@ def count_numbers(path: Path) -> int | None:
     try:
         with path.open('rb') as file:
             length = int.from_bytes(file.read(8), 'little')
-            header = json.loads(file.read(length)) if length <= _MAX_HEADER_BYTES else None
+            if length > _MAX_HEADER_BYTES:
+                return None
+            header = json.loads(file.read(length))
         return sum(math.prod(entry['shape']) for name, entry in header.items() if name != '__metadata__')
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

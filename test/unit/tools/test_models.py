@@ -247,10 +247,11 @@ def test_checkpoints_that_do_not_fit_are_told_and_kept(hub, capsys, tmp_path):
     assert described['bytes_to_download'] == 0
 
 
-def test_a_shipped_model_needs_no_download(hub, capsys):
-    status, summary, log = run(capsys, 'download', 'fisa-tiny')
+def test_a_shipped_model_needs_no_download(hub, capsys, caplog):
+    status, summary, _ = run(capsys, 'download', 'fisa-tiny')
     assert (status, summary['state']) == (0, 'shipped')
-    assert 'fisa-tiny is shipped: nothing to download' in log
+    assert 'fisa-tiny is shipped: nothing to download' in caplog.text
+    assert not hub.requests
 
 
 @pytest.mark.parametrize(
