@@ -20,7 +20,7 @@ from requests.exceptions import ProxyError, RequestException, SSLError
 from fisa_ros.core.errors import DownloadError
 from fisa_ros.core.model_sources import ModelSource, SourceFile, file_url, hub_endpoint
 
-_TIMEOUT_S = (10.0, 60.0)
+_CONNECT_TIMEOUT_S = 10.0
 _MAX_REDIRECTS = 5
 _MAX_PAUSE_S = 30.0
 _PASSING = (408, 429, 500, 502, 503, 504)
@@ -51,7 +51,15 @@ class RemoteFile:
 class Hub:
     """Asks the hub for files; requests that fail for a passing reason are repeated, with longer and longer pauses."""
 
-    def __init__(self, endpoint: str, token: str | None = None, *, tries: int = 5, pause_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        token: str | None = None,
+        *,
+        tries: int = 5,
+        pause_s: float = 1.0,
+        timeout_s: float = 60.0,
+    ) -> None:
         """Use one hub.
 
         Proxies are those of `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`.
@@ -61,11 +69,13 @@ class Hub:
             token: Shown to the hub alone, for files that are not for everybody.
             tries: How often in a row a request may fail.
             pause_s: The pause after the first failure; each further one is twice as long.
+            timeout_s: For how long a server may be silent.
         """
         self.endpoint = endpoint.rstrip('/')
         self.tries = tries
         self._token = token
         self._pause_s = pause_s
+        self._timeout_s = (min(timeout_s, _CONNECT_TIMEOUT_S), timeout_s)
         self._session = requests.Session()
         # As it is: a length that is told must be that of the file.
         self._session.headers.update({'Accept-Encoding': 'identity', 'User-Agent': 'fisa_ros'})
@@ -162,7 +172,12 @@ class Hub:
     ) -> requests.Response:
         try:
             response = self._session.request(
-                method, url, headers=dict(headers), timeout=_TIMEOUT_S, allow_redirects=allow_redirects, stream=stream
+                method,
+                url,
+                headers=dict(headers),
+                timeout=self._timeout_s,
+                allow_redirects=allow_redirects,
+                stream=stream,
             )
         except SSLError as error:
             raise DownloadError(

@@ -72,7 +72,7 @@ def fetch_sources(manifest: ModelManifest, hub: Hub, *, mirror: Path | None = No
     files = [_wanted(manifest, record, source, file) for source, file in source_files(manifest.sources)]
     missing = [entry for entry in files if force or not entry.is_there]
     if mirror is not None:
-        found = _find_in_mirror(mirror, missing)
+        found = _find_in_mirror(mirror, missing, [entry.file.name for entry in files])
         sizes = {entry.target: path.stat().st_size for entry, path in zip(missing, found, strict=True)}
         copied = sum(path.stat().st_size for path in found if not _is_same_disk(path, manifest))
         _check_space(manifest, copied, _bytes_of(files, sizes))
@@ -158,13 +158,13 @@ def _check(entry: _Wanted, size: int | None, sha256: str | None, *, force: bool)
         )
 
 
-def _find_in_mirror(mirror: Path, missing: Sequence[_Wanted]) -> list[Path]:
+def _find_in_mirror(mirror: Path, missing: Sequence[_Wanted], names: Sequence[str]) -> list[Path]:
     found, lost = [], []
     for entry in missing:
         name = entry.file.name
         places = [mirror / entry.source.repo / name]
         # Without the repository, a name says which file is meant only if it is the only one.
-        if sum(other.file.name == name for other in missing) == 1:
+        if names.count(name) == 1:
             places.append(mirror / name)
         path = next((place for place in places if place.is_file()), None)
         if path is None:

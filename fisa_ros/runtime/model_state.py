@@ -73,7 +73,7 @@ def count_numbers(path: Path) -> int | None:
             if length > _MAX_HEADER_BYTES:
                 return None
             header = json.loads(file.read(length))
-        return sum(math.prod(entry['shape']) for name, entry in header.items() if name != '__metadata__')
+        return int(sum(math.prod(entry['shape']) for name, entry in header.items() if name != '__metadata__'))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
