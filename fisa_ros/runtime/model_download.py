@@ -9,7 +9,7 @@ import shutil
 
 from fisa_ros.core.errors import DownloadError
 from fisa_ros.core.manifest import ModelManifest, file_sha256
-from fisa_ros.core.model_sources import ModelSource, SourceFile, source_files
+from fisa_ros.core.model_sources import ModelSource, SourceFile, file_url, source_files
 from fisa_ros.runtime.hub_files import Hub, RemoteFile
 from fisa_ros.runtime.model_store import (
     FileRecord,
@@ -71,6 +71,13 @@ def fetch_sources(manifest: ModelManifest, hub: Hub, *, mirror: Path | None = No
     record = read_record(manifest)
     files = [_wanted(manifest, record, source, file) for source, file in source_files(manifest.sources)]
     missing = [entry for entry in files if force or not entry.is_there]
+    for entry in files:
+        if entry not in missing and entry.known is None:
+            # It has the sum that the manifest tells, wherever it came from.
+            url, size = file_url(hub.endpoint, entry.source, entry.file), entry.target.stat().st_size
+            _note(
+                manifest, record, entry, FileRecord(entry.origin, url, None, size, str(entry.file.sha256), utc_time())
+            )
     if mirror is not None:
         found = _find_in_mirror(mirror, missing, [entry.file.name for entry in files])
         sizes = {entry.target: path.stat().st_size for entry, path in zip(missing, found, strict=True)}
@@ -139,7 +146,12 @@ def _keep(manifest: ModelManifest, record: ModelRecord, entry: _Wanted, part: Pa
         # A link to the same file would not be renamed.
         entry.target.unlink(missing_ok=True)
         part.replace(entry.target)
-        record.files[record_key(entry.source, entry.file)] = found
+    _note(manifest, record, entry, found)
+
+
+def _note(manifest: ModelManifest, record: ModelRecord, entry: _Wanted, found: FileRecord) -> None:
+    record.files[record_key(entry.source, entry.file)] = found
+    with told_of_disk(entry.target):
         write_record(manifest, record)
 
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 import fcntl
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -48,7 +49,7 @@ class WeightsRecord:
     """What weights were put together from.
 
     Attributes:
-        made_of: Sum of each file of the sources, by `record_key`.
+        made_of: Sum of each file of the sources, by `record_key`, and of what the manifest says of the network.
         sha256: Sum of the weights.
         date: When, as ISO 8601 in UTC.
     """
@@ -158,8 +159,12 @@ def utc_time() -> str:
 
 
 def _sums(manifest: ModelManifest, record: ModelRecord) -> dict[str, str]:
+    """Return the sum of all that decides what the weights are."""
     keys = [record_key(source, file) for source, file in source_files(manifest.sources)]
-    return {key: record.files[key].sha256 for key in keys if key in record.files}
+    network = [manifest.generator, manifest.classifier, manifest.text_encoder]
+    layouts = [source.layout for source in manifest.sources.values()]
+    sum_of_network = hashlib.sha256(json.dumps([network, layouts], sort_keys=True).encode()).hexdigest()
+    return {'network': sum_of_network} | {key: record.files[key].sha256 for key in keys if key in record.files}
 
 
 @contextmanager

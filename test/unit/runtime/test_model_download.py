@@ -138,6 +138,20 @@ def test_what_is_missing_or_damaged_is_fetched_again(hub, manifest, damage):
     assert len(hub.asked('files')) == (2 if damage == 'record' else 1)
 
 
+def test_a_file_with_the_sum_of_the_manifest_needs_no_record(hub, tmp_path):
+    manifest = load_manifest(write_manifest(tmp_path, sha256=Content(SIZE, 1).sha256))
+    get(manifest)
+    (model_folder(manifest) / RECORD_FILE).unlink()
+    hub.requests.clear()
+    get(manifest)
+    assert [request.path.partition('?')[0] for request in hub.asked('files')] == [f'/{CLIP}']
+    assert set(read_record(manifest).files) == {
+        'generator/model.safetensors',
+        'generator/config.json',
+        'classifier/clip.bin',
+    }
+
+
 def test_a_connection_that_breaks_is_resumed(hub, manifest, caplog):
     caplog.set_level(logging.INFO, 'fisa_ros.models')
     hub.files[WEIGHTS].cuts = [BLOCK + CHUNK_BYTES, CHUNK_BYTES + 7, BLOCK]

@@ -22,6 +22,7 @@ import yaml
 from fisa_ros.core.manifest import load_manifest, shipped_models
 from fisa_ros.core.resources import share_dir
 from fisa_ros.core.vocabulary import VocabularyRegistry, VocabularyRequest
+from fisa_ros.networks.load import load_network
 from fisa_ros.pipeline.segmenter import Segmenter
 from fisa_ros.tools.models import main
 
@@ -222,6 +223,19 @@ def test_other_checkpoints_make_other_weights(hub, capsys, tmp_path):
     assert load_manifest(path).weights.sha256 == first
     assert run(capsys, 'download', path, '--force')[0] == 0
     assert load_manifest(path).weights.sha256 != first
+
+
+def test_another_network_is_made_of_the_same_checkpoints(hub, capsys, tmp_path):
+    path = write_manifest(tmp_path)
+    put_checkpoints(hub, tmp_path, load_manifest(path))
+    run(capsys, 'download', path)
+    document = yaml.safe_load(path.read_text())
+    document['classifier']['image_size'] = 64
+    path.write_text(yaml.safe_dump(document))
+    hub.requests.clear()
+    assert run(capsys, 'download', path)[0] == 0
+    assert not hub.requests
+    assert load_network(load_manifest(path)).tower.visual.image_size == (64, 64)
 
 
 def test_a_folder_serves_without_the_hub(hub, capsys, tmp_path):
