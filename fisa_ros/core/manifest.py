@@ -142,9 +142,8 @@ def untuned_note(manifest: ModelManifest) -> str | None:
 
     No weights of FISA were ever published, so what is put together from public checkpoints has those of CLIP.
     """
-    weights = manifest.weights.path
-    is_assembled = bool(manifest.sources) and weights.parent == models_dir() / manifest.name and weights.is_file()
-    if not is_assembled or manifest.classifier['type'] not in _TUNED_CLASSIFIERS:
+    is_from_sources = bool(manifest.sources) and manifest.weights.path.parent == models_dir() / manifest.name
+    if not is_from_sources or manifest.classifier['type'] not in _TUNED_CLASSIFIERS:
         return None
     return (
         f'{manifest.name} is untuned: its classifier is frozen CLIP with mask tokens, for no weights of FISA were '

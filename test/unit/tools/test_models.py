@@ -140,6 +140,8 @@ def test_the_list_says_what_there_is_of_each_model(hub, capsys):
     assert tiny['image_size_hw'] == [320, 320]
     assert (large['state'], large['bytes_present'], large['parameters']) == ('missing', 0, None)
     assert large['weights'] == f'{os.environ["FISA_ROS_MODELS"]}/fisa-l/fisa-l.safetensors'
+    assert 'fisa-l is untuned: ' in large['note']
+    assert models['pooled-l']['note'] is None
     assert large['next_command'] == 'python -m fisa_ros.tools.models download fisa-l'
     assert not hub.requests
     assert main(['list']) == 0
