@@ -208,10 +208,10 @@ def _size(reader: ManifestReader) -> tuple[int, int]:
 def _weights(reader: ManifestReader, name: str, *, has_sources: bool) -> WeightsFile:
     reader.refuse_unknown(('file', 'sha256'))
     path = reader.path.parent / reader.text('file')
-    if has_sources and not path.is_file():
-        path = models_dir() / name / reader.text('file')
     sha256 = reader.sha256('sha256')
     if sha256 is None:
+        if has_sources and not path.is_file():
+            path = models_dir() / name / path.name
         # The sum of what a user put there: graphs and embeddings of other weights must not pass for those of these.
         return WeightsFile(path, (noted_sum(path) or file_sha256(path)) if path.is_file() else None)
     return WeightsFile(path, sha256)

@@ -124,10 +124,11 @@ def _source_summary(source: ModelSource, record: ModelRecord) -> dict[str, Any]:
 def _download(options: argparse.Namespace) -> dict[str, Any]:
     started = time.monotonic()
     manifest = load_manifest(options.model)
-    if manifest.sources:
+    weights = manifest.weights.path
+    if weights.is_file() and weights != assembled_path(manifest):
+        _LOG.info('%s has its weights beside its manifest: nothing to download', manifest.name)
+    elif manifest.sources:
         _fetch_and_assemble(manifest, options)
-    elif manifest.weights.path.is_file():
-        _LOG.info('%s is shipped: nothing to download', manifest.name)
     else:
         raise DownloadError(f'model manifest {manifest.path} names no sources to make {manifest.name} of')
     return {**_summary(load_manifest(options.model)), 'seconds': round(time.monotonic() - started, 3)}

@@ -231,6 +231,10 @@ def test_weights_made_of_sources_lie_with_the_models(tmp_path, monkeypatch):
     made.parent.mkdir(parents=True)
     made.write_bytes(b'made')
     assert load_manifest(path).weights == WeightsFile(made, hashlib.sha256(b'made').hexdigest())
+    # Tuned ones have a sum and lie beside their manifest.
+    tuned = load_manifest(write(tmp_path, unshipped() | {'weights': {'file': 'tiny.safetensors', 'sha256': SHA256}}))
+    assert tuned.weights == WeightsFile(tmp_path / 'tiny.safetensors', SHA256)
+    write(tmp_path, unshipped())
     # What somebody puts beside the manifest goes first.
     (tmp_path / 'tiny.safetensors').write_bytes(b'mine')
     assert load_manifest(path).weights.path == tmp_path / 'tiny.safetensors'

@@ -263,10 +263,13 @@ def test_checkpoints_that_do_not_fit_are_told_and_kept(hub, capsys, tmp_path):
     assert described['bytes_to_download'] == 0
 
 
-def test_a_shipped_model_needs_no_download(hub, capsys, caplog):
-    status, summary, _ = run(capsys, 'download', 'fisa-tiny')
-    assert (status, summary['state']) == (0, 'shipped')
-    assert 'fisa-tiny is shipped: nothing to download' in caplog.text
+def test_weights_beside_the_manifest_need_no_download(hub, capsys, caplog, tmp_path):
+    own = write_manifest(tmp_path)
+    (tmp_path / 'small-vit.safetensors').write_bytes(b'tuned')
+    for model in ('fisa-tiny', own):
+        status, summary, _ = run(capsys, 'download', model)
+        assert (status, summary['state'], summary['note']) == (0, 'shipped', None)
+        assert f'{summary["name"]} has its weights beside its manifest: nothing to download' in caplog.text
     assert not hub.requests
 
 
