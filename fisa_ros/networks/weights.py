@@ -1,6 +1,9 @@
 """Reading and writing weights as safetensors."""
 
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
+import os
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -14,6 +17,8 @@ from fisa_ros.networks.text_encoder import TextEncoder
 # Begins the names of the text encoder's tensors, where it does not bring its own weights.
 _TEXT_ENCODER = 'text_encoder.'
 _SHOWN = 5
+# How many parts of a name stand for the place it belongs to, where there are too many to name.
+_PREFIX_PARTS = 2
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
@@ -24,7 +29,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """
     expected = module.state_dict()
     tensors = _read(path, is_text=False)
-    _require_fit(path, 'network', tensors, expected)
+    require_fit(path, 'network', tensors, expected)
     module.load_state_dict(tensors)
 
 
@@ -36,25 +41,49 @@ def load_text_weights(encoder: TextEncoder, path: Path) -> None:
     """
     expected = {} if encoder.has_own_weights else encoder.state_dict(prefix=_TEXT_ENCODER)
     tensors = _read(path, is_text=True)
-    _require_fit(path, 'text encoder', tensors, expected)
+    require_fit(path, 'text encoder', tensors, expected)
     if expected:
         encoder.load_state_dict({name.removeprefix(_TEXT_ENCODER): tensor for name, tensor in tensors.items()})
 
 
 def save_weights(module: nn.Module, path: Path, text_encoder: TextEncoder | None = None) -> None:
-    """Write a module's weights, matrices in half precision, and those of a text encoder that does not bring its own."""
-    state = module.state_dict()
-    if text_encoder is not None and not text_encoder.has_own_weights:
-        state |= text_encoder.state_dict(prefix=_TEXT_ENCODER)
+    """Write a module's weights, matrices in half precision, and those of a text encoder that does not bring its own.
+
+    Raises:
+        WeightsError: The disk is full or the folder cannot be written; the old file stays.
+    """
     tensors = {
         name: (tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor).contiguous().clone()
-        for name, tensor in state.items()
+        for name, tensor in weights_of(module, text_encoder).items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Written aside first, so that an interrupted write leaves the old file.
+    write_tensors(tensors, path)
+
+
+def weights_of(module: nn.Module, text_encoder: TextEncoder | None) -> dict[str, Tensor]:
+    """Return the tensors, under the names they have in a file, of a module and of an encoder without its own."""
+    state: dict[str, Tensor] = dict(module.state_dict())
+    if text_encoder is not None and not text_encoder.has_own_weights:
+        state |= text_encoder.state_dict(prefix=_TEXT_ENCODER)
+    return state
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors as they are; an interrupted write leaves the old file.
+
+    Raises:
+        WeightsError: The disk is full or the folder cannot be written; the old file stays.
+    """
     aside = path.with_name(path.name + '.tmp')
-    save_file({name: tensor.to(torch.device('cpu')) for name, tensor in tensors.items()}, aside)
-    aside.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.to(torch.device('cpu')).contiguous() for name, tensor in tensors.items()}, aside)
+        with aside.open('rb') as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            aside.unlink()
+        raise WeightsError(f'weights {path} cannot be written: {error}') from error
 
 
 def _read(path: Path, *, is_text: bool) -> dict[str, Tensor]:
@@ -66,7 +95,19 @@ def _read(path: Path, *, is_text: bool) -> dict[str, Tensor]:
         raise WeightsError(f'weights {path} cannot be read: {error}') from error
 
 
-def _require_fit(path: Path, part: str, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def require_fit(path: Path, part: str, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Check that tensors can be loaded into a part of a model.
+
+    Args:
+        path: Where the tensors are from.
+        part: What they are for.
+        tensors: The tensors by name.
+        expected: Tensors of the names and shapes that the part has; of the device meta, too.
+
+    Raises:
+        WeightsError: A tensor is missing, surplus, misshapen or not finite. The first few of each kind are named, and
+            counted by the place they belong to where there are more.
+    """
     misshapen = [
         f'{name} {tuple(tensors[name].shape)} instead of {tuple(expected[name].shape)}'
         for name in sorted(set(expected) & set(tensors))
@@ -88,5 +129,8 @@ def _require_fit(path: Path, part: str, tensors: Mapping[str, Tensor], expected:
 
 
 def _listed(names: list[str]) -> str:
-    more = f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''
-    return ', '.join(names[:_SHOWN]) + more
+    if len(names) <= _SHOWN:
+        return ', '.join(names)
+    counts = Counter('.'.join(name.split('.')[:_PREFIX_PARTS]) for name in names)
+    places = ', '.join(f'{count} in {prefix}' for prefix, count in counts.most_common())
+    return f'{", ".join(names[:_SHOWN])} and {len(names) - _SHOWN} more (of all, {places})'

@@ -36,9 +36,10 @@ def test_an_interrupted_write_leaves_the_old_weights(module, tmp_path, monkeypat
         raise OSError('disk full')
 
     monkeypatch.setattr('fisa_ros.networks.weights.save_file', half_written)
-    with pytest.raises(OSError, match='disk full'):
+    with pytest.raises(WeightsError, match=r'w\.safetensors cannot be written: disk full'):
         save_weights(module, path)
     assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def drop(tensors):
@@ -75,6 +76,15 @@ def test_weights_that_do_not_fit_change_nothing(module, tmp_path, harm, text):
     with pytest.raises(WeightsError, match=text):
         load_weights(module, path)
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+
+
+def test_many_that_do_not_fit_are_counted_by_their_place(tmp_path):
+    deep = nn.ModuleDict({'a': nn.Sequential(*[nn.Linear(2, 2)] * 2), 'b': nn.ModuleDict({'c': nn.Linear(2, 2)})})
+    path = tmp_path / 'w.safetensors'
+    save_file({'x': torch.zeros(1)}, path)
+    shown = r'a\.0\.bias, a\.0\.weight, a\.1\.bias, a\.1\.weight, b\.c\.bias'
+    with pytest.raises(WeightsError, match=rf'missing: {shown} and 1 more \(of all, 2 in a\.0, 2 in a\.1, 2 in b\.c\)'):
+        load_weights(deep, path)
 
 
 @pytest.mark.parametrize('content', [None, b'', b'not tensors at all', 'truncated'])
