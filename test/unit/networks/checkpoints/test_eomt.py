@@ -1,0 +1,176 @@
+"""EoMT from both forms that it is published in."""
+
+import json
+
+import pytest
+from safetensors.torch import save_file
+import torch
+from transformers import EomtConfig, EomtForUniversalSegmentation
+
+from fisa_ros.core.errors import WeightsError
+from fisa_ros.networks.build import build_generator
+from fisa_ros.networks.checkpoints.eomt import eomt_tensors
+from fisa_ros.networks.checkpoints.eomt_native import eomt_native_tensors
+
+from .small_checkpoints import EOMT, NativeEomt, eomt, scramble
+
+
+@pytest.fixture
+def generator():
+    torch.manual_seed(1)
+    return build_generator({'type': 'eomt', 'config': EOMT}).eval()
+
+
+@pytest.fixture
+def images():
+    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+
+
+@torch.inference_mode()
+def test_what_transformers_saved_gives_what_it_gave(generator, images, tmp_path):
+    original = eomt()
+    original.save_pretrained(tmp_path)
+    generator.load_state_dict(eomt_tensors(tmp_path, generator))
+    saved = {f'model.{name}': tensor for name, tensor in original.state_dict().items()}
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in generator.state_dict().items())
+    output = original((images - generator.mean) / generator.std)
+    proposals = generator(images)
+    assert torch.equal(proposals.mask_logits, output.masks_queries_logits)
+    no_object = output.class_queries_logits.softmax(-1)[..., -1]
+    torch.testing.assert_close(proposals.objectness, 1 - no_object, atol=1e-6, rtol=0)
+    assert proposals.objectness.std() > 1e-3, 'numbers that say something'
+
+
+def test_masked_attention_of_training_is_left_out(generator, tmp_path):
+    """transformers itself would use it at inference, as its own files of a model in training have it on."""
+    original = eomt()
+    original.attn_mask_probs.fill_(1.0)
+    original.save_pretrained(tmp_path)
+    assert not any('attn_mask_probs' in name for name in eomt_tensors(tmp_path, generator))
+
+
+@torch.inference_mode()
+def test_what_the_authors_saved_gives_what_they_had(generator, images, tmp_path):
+    native = NativeEomt()
+    torch.save(native.checkpoint(), tmp_path / 'pytorch_model.bin')
+    generator.load_state_dict(eomt_native_tensors(tmp_path, generator))
+    masks, classes = native(images)
+    proposals = generator(images)
+    torch.testing.assert_close(proposals.mask_logits, masks, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(proposals.objectness, 1 - classes.softmax(-1)[..., -1], atol=1e-5, rtol=0)
+
+
+def compiled(name):
+    return name.replace('blocks.', 'blocks._orig_mod.').replace('network.q', 'network._orig_mod.q')
+
+
+@pytest.mark.parametrize(
+    'form',
+    [
+        lambda tensors: {'state_dict': tensors, 'epoch': 3},
+        lambda tensors: {compiled(name): tensor for name, tensor in tensors.items()},
+        lambda tensors: {name.removeprefix('network.'): tensor for name, tensor in tensors.items()},
+    ],
+    ids=['lightning', 'compiled', 'bare'],
+)
+def test_both_forms_of_the_same_weights_are_the_same(generator, tmp_path, form):
+    native = tmp_path / 'native' / 'model.ckpt'
+    native.parent.mkdir()
+    torch.save(form(NativeEomt().checkpoint()), native)
+    tensors = eomt_native_tensors(native, generator)
+    generator.load_state_dict(tensors)
+    of_transformers = EomtForUniversalSegmentation(EomtConfig(**EOMT))
+    of_transformers.load_state_dict(generator.model.state_dict(), strict=False)
+    of_transformers.save_pretrained(tmp_path / 'transformers')
+    again = eomt_tensors(tmp_path / 'transformers', generator)
+    assert set(again) == set(tensors)
+    assert all(torch.equal(again[name], tensors[name]) for name in tensors)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_is_taken_exactly(generator, tmp_path, dtype):
+    original = eomt().to(dtype)
+    original.save_pretrained(tmp_path)
+    tensors = eomt_tensors(tmp_path, generator)
+    saved = original.state_dict()
+    assert all(tensor.dtype == torch.float32 for tensor in tensors.values())
+    assert all(torch.equal(tensor, saved[name.removeprefix('model.')].float()) for name, tensor in tensors.items())
+
+
+def write_config(folder, **changes):
+    path = folder / 'config.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ('changes', 'text'),
+    [
+        ({'num_attention_heads': 4}, 'num_attention_heads is 4, the manifest says 2'),
+        ({'layer_norm_eps': 1e-5}, 'layer_norm_eps is 1e-05, the manifest says 1e-06'),
+        ({'image_size': 128, 'num_blocks': 1}, 'image_size is 128, .* 64; num_blocks is 1, the manifest says 2'),
+        ({'id2label': {str(i): f'c{i}' for i in range(9)}}, 'num_labels is 9, the manifest says 3'),
+        ({'model_type': 'eomt_dinov3'}, "wrong kind of model: 'eomt_dinov3' instead of 'eomt'"),
+        ({'num_queries': 'many'}, r'config\.json of .* cannot be read: .*num_queries'),
+    ],
+)
+def test_settings_of_another_network_are_named(generator, tmp_path, changes, text):
+    eomt().save_pretrained(tmp_path)
+    write_config(tmp_path, **changes)
+    with pytest.raises(WeightsError, match=text):
+        eomt_tensors(tmp_path, generator)
+    with pytest.raises(WeightsError, match=text):
+        eomt_tensors(tmp_path / 'model.safetensors', generator)
+
+
+def test_settings_of_training_do_not_matter(generator, tmp_path):
+    eomt().save_pretrained(tmp_path)
+    write_config(tmp_path, no_object_weight=0.3, layerscale_value=1e-5, drop_path_rate=0.1, transformers_version='4.0')
+    assert set(eomt_tensors(tmp_path, generator)) == set(generator.state_dict())
+
+
+@pytest.mark.parametrize('content', ['{', '[]'])
+def test_a_broken_config_is_named(generator, tmp_path, content):
+    eomt().save_pretrained(tmp_path)
+    (tmp_path / 'config.json').write_text(content)
+    with pytest.raises(WeightsError, match=r'config\.json (cannot be read|must hold a mapping)'):
+        eomt_tensors(tmp_path, generator)
+
+
+def test_a_file_without_settings_is_taken_by_its_shapes(generator, tmp_path):
+    save_file(eomt().state_dict(), tmp_path / 'alone.safetensors')
+    assert set(eomt_tensors(tmp_path / 'alone.safetensors', generator)) == set(generator.state_dict())
+
+
+def test_another_normalisation_is_named(generator, tmp_path):
+    eomt().save_pretrained(tmp_path)
+    path = tmp_path / 'preprocessor_config.json'
+    path.write_text(json.dumps({'image_mean': [0.485, 0.456, 0.406], 'image_std': [0.5, 0.5, 0.5]}))
+    with pytest.raises(WeightsError, match=r'image_std is \[0\.5, .*\], the network has \[0\.229, 0\.224, 0\.225\]'):
+        eomt_tensors(tmp_path, generator)
+    path.write_text(json.dumps({'image_mean': [0.485, 0.456, 0.406], 'image_std': [0.229, 0.224, 0.225]}))
+    eomt_tensors(tmp_path, generator)
+    native = NativeEomt().checkpoint()
+    native['network.encoder.pixel_mean'] = torch.full((1, 3, 1, 1), 0.5)
+    torch.save(native, tmp_path / 'native.bin')
+    with pytest.raises(WeightsError, match=r'encoder\.pixel_mean is \[0\.5, 0\.5, 0\.5\], the network has \[0\.48'):
+        eomt_native_tensors(tmp_path / 'native.bin', generator)
+
+
+def test_the_differences_of_a_dinov3_are_refused(generator, tmp_path):
+    tensors = {'network.encoder.backbone.layer.0.norm1.weight': torch.zeros(32), 'network.q.weight': torch.zeros(6, 32)}
+    torch.save(tensors, tmp_path / 'delta.bin')
+    with pytest.raises(WeightsError, match=r'EoMT on DINOv3, .* use one on DINOv2'):
+        eomt_native_tensors(tmp_path / 'delta.bin', generator)
+
+
+def test_unknown_names_stay_for_the_check_of_all_tensors(generator, tmp_path):
+    tensors = NativeEomt().checkpoint() | {'network.other.weight': torch.zeros(2)}
+    tensors['network.encoder.backbone.blocks.0.attn.qkv.bias'] = torch.zeros(7)
+    torch.save(tensors, tmp_path / 'm.bin')
+    found = eomt_native_tensors(tmp_path / 'm.bin', generator)
+    assert {'model.other.weight', 'model.layers.0.attention.qkv.bias'} <= set(found)
+
+
+def test_scrambled_weights_are_all_different():
+    values = [tensor.flatten()[0].item() for tensor in scramble(NativeEomt()).state_dict().values()]
+    assert len(set(values)) >= len(values) - 2
