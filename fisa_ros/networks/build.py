@@ -132,12 +132,17 @@ def build_text_encoder(entry: Mapping[str, Any]) -> TextEncoder:
 
 
 def build_network(generator: Mapping[str, Any], classifier: Mapping[str, Any]) -> SegmentationNetwork:
-    """Build a whole network with random weights; `classifier` also names `merge_size` and may name `temperature`.
+    """Build a whole network with random weights.
+
+    Args:
+        generator: `type` and arguments of the mask generator.
+        classifier: Those of the classifier; besides, `merge_size` of the head, and it may name `temperature` of the
+            head and `pretrained`, the tag of the weights in open_clip, which matters only where they are loaded.
 
     Raises:
         ManifestError: Unknown types or arguments.
     """
-    arguments = dict(classifier)
+    arguments = {key: value for key, value in classifier.items() if key != 'pretrained'}
     merge_size = arguments.pop('merge_size', None)
     if not isinstance(merge_size, int) or merge_size < 1:
         raise ManifestError(f'classifier merge_size must be a positive number of pixels, got {merge_size!r}')
