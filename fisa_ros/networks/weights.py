@@ -77,6 +77,8 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.to(torch.device('cpu')).contiguous() for name, tensor in tensors.items()}, aside)
+        # safetensors makes files that nobody but their owner can read.
+        aside.chmod(0o644)
         with aside.open('rb') as file:
             os.fsync(file.fileno())
         aside.replace(path)

@@ -17,6 +17,7 @@ def module():
 def test_what_is_saved_is_loaded_with_matrices_in_half_precision(module, tmp_path):
     path = tmp_path / 'deep' / 'w.safetensors'
     save_weights(module, path)
+    assert path.stat().st_mode & 0o777 == 0o644, 'who runs the node need not be who wrote them'
     assert load_file(path)['0.weight'].dtype == torch.float16
     assert load_file(path)['0.bias'].dtype == torch.float32
     other = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
