@@ -132,9 +132,12 @@ def download_open_clip(model: str, tag: str) -> Path:
         WeightsError: There is no such tag, its network is another one, or the download failed; the text says what to
             run.
     """
-    config = open_clip.get_pretrained_cfg(model, tag)
+    # Of some models the variant with QuickGELU has no list of its own.
+    plain = model.removesuffix('-quickgelu')
+    config = open_clip.get_pretrained_cfg(model, tag) or open_clip.get_pretrained_cfg(plain, tag)
     if not config:
-        known = ', '.join(open_clip.list_pretrained_tags_by_model(model)) or 'none'
+        tags = open_clip.list_pretrained_tags_by_model(model) or open_clip.list_pretrained_tags_by_model(plain)
+        known = ', '.join(tags) or 'none'
         raise WeightsError(f'open_clip has no weights {tag!r} of {model}, known are {known}')
     found = {key: config[key] for key in ('mean', 'std') if key in config} | {
         'quick_gelu': bool(config.get('quick_gelu', False))
@@ -145,8 +148,9 @@ def download_open_clip(model: str, tag: str) -> Path:
         return Path(open_clip.download_pretrained(config))
     except Exception as error:
         # The libraries below raise whatever their network layer raises.
+        named = model if open_clip.is_pretrained_cfg(model, tag) else plain
         code = (
-            f'import open_clip; print(open_clip.download_pretrained(open_clip.get_pretrained_cfg({model!r}, {tag!r})))'
+            f'import open_clip; print(open_clip.download_pretrained(open_clip.get_pretrained_cfg({named!r}, {tag!r})))'
         )
         raise WeightsError(
             f'weights {tag!r} of {model} are not here and could not be downloaded ({error}). On a machine with a '

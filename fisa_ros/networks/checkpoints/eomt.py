@@ -34,7 +34,8 @@ _FIELDS = (
     'num_labels',
 )
 # Of training: the masked attention is annealed to nothing, and the loss takes no part.
-_LEFT_OUT = ('attn_mask_probs', 'criterion.')
+_MASKED = 'attn_mask_probs'
+_LEFT_OUT = (_MASKED, 'criterion.')
 
 
 def eomt_tensors(path: Path, generator: EomtMaskGenerator) -> dict[str, Tensor]:
@@ -51,4 +52,8 @@ def eomt_tensors(path: Path, generator: EomtMaskGenerator) -> dict[str, Tensor]:
     differences = [] if config is None else config_differences(config, generator.model.config, _FIELDS)
     require_same(path, differences + normalisation_differences(path, generator.mean, generator.std))
     tensors = current_names(read_checkpoint(path), generator.model)
+    blocks = generator.model.config.num_blocks
+    # It has one number for each block that sees the queries, and says so where no settings do.
+    if len(tensors.get(_MASKED, range(blocks))) != blocks:
+        require_same(path, [f'num_blocks is {len(tensors[_MASKED])}, the manifest says {blocks}'])
     return {f'model.{name}': tensor for name, tensor in tensors.items() if not name.startswith(_LEFT_OUT)}

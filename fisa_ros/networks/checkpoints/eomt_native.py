@@ -3,20 +3,24 @@
 from collections.abc import Mapping
 from pathlib import Path
 import re
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fisa_ros.core.errors import WeightsError
 from fisa_ros.networks.checkpoints.read import read_checkpoint
-from fisa_ros.networks.checkpoints.transformers_files import require_same
+from fisa_ros.networks.checkpoints.transformers_files import read_json, require_same
 from fisa_ros.networks.eomt_generator import EomtMaskGenerator
 
 _PREFIX = 'network.'
 # A part that torch.compile wrapped.
 _COMPILED = '_orig_mod.'
 # Of training: the masked attention is annealed to nothing, and the loss takes no part.
-_LEFT_OUT = ('attn_mask_probs', 'criterion.')
+_MASKED = 'attn_mask_probs'
+_LEFT_OUT = (_MASKED, 'criterion.')
+# What the `config.json` beside a checkpoint says, as far as it changes what the network computes.
+_FIELDS = ('image_size', 'patch_size', 'num_queries', 'num_blocks', 'num_labels')
 _NORMALISATION = {'encoder.pixel_mean': 'mean', 'encoder.pixel_std': 'std'}
 # In a DINOv3 they stand for the learnt positions, which a DINOv2 has.
 _DINOV3 = ('encoder.backbone.layer.', 'encoder.backbone.rope_embeddings.', 'encoder.backbone.patch_embed.cls_token')
@@ -50,8 +54,8 @@ def eomt_native_tensors(path: Path, generator: EomtMaskGenerator) -> dict[str, T
         generator: The generator that the manifest names; it may be on the device meta.
 
     Raises:
-        WeightsError: The checkpoint cannot be read, is the difference to a DINOv3, or normalises images in another
-            way.
+        WeightsError: The checkpoint cannot be read, is the difference to a DINOv3, normalises images in another way, or
+            takes in its queries at another block.
     """
     tensors = {
         name.replace(_COMPILED, '').removeprefix(_PREFIX): tensor for name, tensor in read_checkpoint(path).items()
@@ -61,7 +65,7 @@ def eomt_native_tensors(path: Path, generator: EomtMaskGenerator) -> dict[str, T
             f'weights {path} are an EoMT on DINOv3, which its authors publish as the difference to weights that have '
             'a licence of their own: use one on DINOv2'
         )
-    _check_normalisation(path, tensors, generator)
+    require_same(path, _differences(path, tensors, generator))
     kept = {
         name: tensor
         for name, tensor in tensors.items()
@@ -73,14 +77,23 @@ def eomt_native_tensors(path: Path, generator: EomtMaskGenerator) -> dict[str, T
     return {f'model.{name}': tensor for name, tensor in found.items()}
 
 
-def _check_normalisation(path: Path, tensors: Mapping[str, Tensor], generator: EomtMaskGenerator) -> None:
-    differences = []
+def _differences(path: Path, tensors: Mapping[str, Tensor], generator: EomtMaskGenerator) -> list[str]:
+    """Return a text for each difference to the generator that no shape of a weight shows."""
+    config, document = generator.model.config, read_json(path, 'config.json') or {}
+    found: dict[str, Any] = {field: document[field] for field in _FIELDS if field in document}
+    if _MASKED in tensors:
+        found['num_blocks'] = len(tensors[_MASKED])
+    differences = [
+        f'{field} is {value}, the manifest says {getattr(config, field)}'
+        for field, value in found.items()
+        if value != getattr(config, field)
+    ]
     for name, attribute in _NORMALISATION.items():
         wanted = generator.get_buffer(attribute).flatten()
         there = tensors[name].flatten() if name in tensors else wanted
         if there.shape != wanted.shape or not torch.allclose(there, wanted, atol=_TOLERANCE):
             differences.append(f'{name} is {there.tolist()}, the network has {wanted.tolist()}')
-    require_same(path, differences)
+    return differences
 
 
 def _renamed(name: str, tensor: Tensor) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import apply_renamings
+from transformers.core_model_loading import WeightRenaming, apply_renamings
 
 from fisa_ros.core.errors import WeightsError
 
@@ -94,7 +94,7 @@ def current_names(tensors: Mapping[str, Tensor], model: PreTrainedModel) -> dict
         tensors: The tensors of a checkpoint.
         model: A model of the same class; it may be on the device meta.
     """
-    renamings = get_model_conversion_mapping(model)
+    renamings = [entry for entry in get_model_conversion_mapping(model) if isinstance(entry, WeightRenaming)]
     return {apply_renamings(name, renamings): tensor for name, tensor in tensors.items()}
 
 

@@ -197,6 +197,16 @@ def test_a_tag_of_open_clip_is_found_in_the_cache():
 
 
 @pytest.mark.usefixtures('tagged')
+def test_the_variant_with_quickgelu_has_the_tags_of_its_model(monkeypatch):
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, 'tiny-vit-quickgelu', CLIPS['tiny-vit'])
+    assert download_open_clip('tiny-vit-quickgelu', 'laion9b') == download_open_clip('tiny-vit', 'laion9b')
+    with pytest.raises(WeightsError, match="no weights 'x' of tiny-vit-quickgelu, known are laion9b"):
+        download_open_clip('tiny-vit-quickgelu', 'x')
+    with pytest.raises(WeightsError, match=r"get_pretrained_cfg\(.*tiny-vit'.*gone"):
+        download_open_clip('tiny-vit-quickgelu', 'gone')
+
+
+@pytest.mark.usefixtures('tagged')
 @pytest.mark.parametrize(
     ('tag', 'text'),
     [

@@ -141,6 +141,29 @@ def test_a_file_without_settings_is_taken_by_its_shapes(generator, tmp_path):
     assert set(eomt_tensors(tmp_path / 'alone.safetensors', generator)) == set(generator.state_dict())
 
 
+def test_the_block_that_takes_in_the_queries_is_checked_without_settings(generator, tmp_path):
+    """No shape of a weight shows it."""
+    save_file(eomt({**EOMT, 'num_blocks': 3}).state_dict(), tmp_path / 'alone.safetensors')
+    with pytest.raises(WeightsError, match='num_blocks is 3, the manifest says 2'):
+        eomt_tensors(tmp_path / 'alone.safetensors', generator)
+    torch.save(NativeEomt({**EOMT, 'num_blocks': 1}).checkpoint(), tmp_path / 'pytorch_model.bin')
+    with pytest.raises(WeightsError, match='num_blocks is 1, the manifest says 2'):
+        eomt_native_tensors(tmp_path / 'pytorch_model.bin', generator)
+
+
+def test_settings_beside_what_the_authors_saved_are_compared(generator, tmp_path):
+    torch.save(NativeEomt().checkpoint(), tmp_path / 'pytorch_model.bin')
+    settings = {
+        'model_type': 'eomt', 'backbone': 'vit_large_patch14_reg4_dinov2', 'image_size': 64, 'patch_size': 16,
+        'num_queries': 6, 'num_blocks': 2, 'num_labels': 3,
+    }  # fmt: skip
+    (tmp_path / 'config.json').write_text(json.dumps(settings))
+    assert set(eomt_native_tensors(tmp_path, generator)) == set(generator.state_dict())
+    (tmp_path / 'config.json').write_text(json.dumps(settings | {'num_labels': 80, 'image_size': 1280}))
+    with pytest.raises(WeightsError, match=r'image_size is 1280, the manifest says 64; num_labels is 80, .* says 3'):
+        eomt_native_tensors(tmp_path, generator)
+
+
 def test_another_normalisation_is_named(generator, tmp_path):
     eomt().save_pretrained(tmp_path)
     path = tmp_path / 'preprocessor_config.json'
