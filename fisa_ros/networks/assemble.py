@@ -63,12 +63,12 @@ def assemble_model(manifest: ModelManifest, files: Mapping[str, Path], out: Path
     generator_layout = _layout(manifest, 'generator', tuple(_GENERATORS))
     classifier_layout = _layout(manifest, 'classifier', tuple(_CLASSIFIERS))
     _check_types(manifest, generator_layout)
-    generator_path = _path(manifest, files, 'generator')
-    classifier_path = _path(manifest, files, 'classifier')
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         network = build_network(manifest.generator, manifest.classifier)
         encoder = build_text_encoder(manifest.text_encoder)
+    generator_path = _path(manifest, files, 'generator')
+    classifier_path = _path(manifest, files, 'classifier')
     _, read_generator = _GENERATORS[generator_layout]
     _take(network.generator, 'generator', generator_path, read_generator(generator_path, network.generator))
     clip = _CLASSIFIERS[classifier_layout](classifier_path, manifest.classifier['model'])

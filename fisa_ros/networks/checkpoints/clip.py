@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fisa_ros.core.errors import WeightsError
 from fisa_ros.networks.checkpoints.read import read_checkpoint
-from fisa_ros.networks.checkpoints.transformers_files import read_json, require_same
+from fisa_ros.networks.checkpoints.settings import read_json, require_same
 from fisa_ros.networks.image_tower import FisaImageTower
 from fisa_ros.networks.mask_coverage import CLIP_MEAN, CLIP_STD
 from fisa_ros.networks.pooled_tower import PooledImageTower
@@ -90,8 +90,8 @@ def split_clip(path: Path, tensors: Mapping[str, Tensor]) -> ClipTensors:
             'it as open_clip_model.safetensors or open_clip_pytorch_model.bin'
         )
     scale = named.pop(_SCALE, None)
-    if scale is None or scale.numel() != 1:
-        raise WeightsError(f'weights {path} are no CLIP of open_clip: {_SCALE} is missing or no single number')
+    if scale is None or scale.numel() != 1 or not scale.isfinite():
+        raise WeightsError(f'weights {path} are no CLIP of open_clip: {_SCALE} is missing or no finite number')
     visual = {name.removeprefix(_VISUAL): tensor for name, tensor in named.items() if name.startswith(_VISUAL)}
     text = {
         name.removeprefix(_TEXT): tensor
@@ -113,11 +113,11 @@ def at_size_of(tower: FisaImageTower | PooledImageTower, visual: Mapping[str, Te
     """
     state = {f'{_VISUAL}{name}': tensor for name, tensor in visual.items()}
     positions = visual.get(_POSITIONS)
-    if positions is not None and isinstance(tower, FisaImageTower):
+    if positions is not None and positions.ndim == 2 and isinstance(tower, FisaImageTower):
         rows, columns = tower.visual.grid_size
         edge = math.isqrt(max(len(positions) - 1, 0))
         # Anything else is named as misshapen later.
-        if positions.ndim == 2 and edge * edge == len(positions) - 1 and (edge, edge) != (rows, columns):
+        if edge * edge == len(positions) - 1 and (edge, edge) != (rows, columns):
             resize_pos_embed(state, tower)
             _LOG.info(
                 'position embeddings of %s are scaled from %d x %d to %d x %d patches', path, edge, edge, rows, columns

@@ -6,12 +6,12 @@ from torch import Tensor
 from transformers import EomtConfig
 
 from fisa_ros.networks.checkpoints.read import read_checkpoint
+from fisa_ros.networks.checkpoints.settings import require_same
 from fisa_ros.networks.checkpoints.transformers_files import (
     config_differences,
     current_names,
     normalisation_differences,
     read_config,
-    require_same,
 )
 from fisa_ros.networks.eomt_generator import EomtMaskGenerator
 
@@ -54,6 +54,6 @@ def eomt_tensors(path: Path, generator: EomtMaskGenerator) -> dict[str, Tensor]:
     tensors = current_names(read_checkpoint(path), generator.model)
     blocks = generator.model.config.num_blocks
     # It has one number for each block that sees the queries, and says so where no settings do.
-    if len(tensors.get(_MASKED, range(blocks))) != blocks:
-        require_same(path, [f'num_blocks is {len(tensors[_MASKED])}, the manifest says {blocks}'])
+    if _MASKED in tensors and (found := tensors[_MASKED].numel()) != blocks:
+        require_same(path, [f'num_blocks is {found}, the manifest says {blocks}'])
     return {f'model.{name}': tensor for name, tensor in tensors.items() if not name.startswith(_LEFT_OUT)}

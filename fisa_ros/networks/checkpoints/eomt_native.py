@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fisa_ros.core.errors import WeightsError
 from fisa_ros.networks.checkpoints.read import read_checkpoint
-from fisa_ros.networks.checkpoints.transformers_files import read_json, require_same
+from fisa_ros.networks.checkpoints.settings import read_json, require_same
 from fisa_ros.networks.eomt_generator import EomtMaskGenerator
 
 _PREFIX = 'network.'
@@ -82,7 +82,7 @@ def _differences(path: Path, tensors: Mapping[str, Tensor], generator: EomtMaskG
     config, document = generator.model.config, read_json(path, 'config.json') or {}
     found: dict[str, Any] = {field: document[field] for field in _FIELDS if field in document}
     if _MASKED in tensors:
-        found['num_blocks'] = len(tensors[_MASKED])
+        found['num_blocks'] = tensors[_MASKED].numel()
     differences = [
         f'{field} is {value}, the manifest says {getattr(config, field)}'
         for field, value in found.items()
@@ -104,10 +104,10 @@ def _renamed(name: str, tensor: Tensor) -> dict[str, Tensor]:
             break
     else:
         return {name: tensor}
-    if renamed == 'embeddings.position_embeddings.weight' and tensor.ndim == 3:
+    if renamed == 'embeddings.position_embeddings.weight' and tensor.ndim == 3 and len(tensor) == 1:
         return {renamed: tensor[0]}
     fused = _QKV.fullmatch(renamed)
-    if fused is None or len(tensor) % 3:
+    if fused is None or tensor.ndim == 0 or len(tensor) % 3:
         return {renamed: tensor}
     parts = zip('qkv', tensor.chunk(3), strict=True)
     return {f'{fused[1]}{part}_proj.{fused[2]}': chunk for part, chunk in parts}

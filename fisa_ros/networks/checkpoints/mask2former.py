@@ -7,12 +7,12 @@ from torch import Tensor, nn
 from transformers import Mask2FormerConfig, PreTrainedModel
 
 from fisa_ros.networks.checkpoints.read import read_checkpoint
+from fisa_ros.networks.checkpoints.settings import require_same
 from fisa_ros.networks.checkpoints.transformers_files import (
     config_differences,
     current_names,
     normalisation_differences,
     read_config,
-    require_same,
 )
 
 # All that changes what the network computes; the others are of training.

@@ -1,7 +1,6 @@
 """What checkpoints of the `transformers` library have in common: their settings and their names."""
 
 from collections.abc import Mapping, Sequence
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +10,9 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, apply_renamings
 
 from fisa_ros.core.errors import WeightsError
+from fisa_ros.networks.checkpoints.settings import read_json
 
 _TOLERANCE = 1e-4
-
-
-def read_json(path: Path, name: str) -> dict[str, Any] | None:
-    """Return what a settings file beside or in a checkpoint holds, None if there is no such file.
-
-    Args:
-        path: The checkpoint, a file or a folder.
-        name: Name of the settings file.
-
-    Raises:
-        WeightsError: It cannot be read or holds no mapping.
-    """
-    file = (path if path.is_dir() else path.parent) / name
-    if not file.is_file():
-        return None
-    try:
-        document = json.loads(file.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f'{file} cannot be read: {error}') from error
-    if not isinstance(document, dict):
-        raise WeightsError(f'{file} must hold a mapping, got a {type(document).__name__}')
-    return document
 
 
 def read_config(path: Path, kind: type[PreTrainedConfig]) -> PreTrainedConfig | None:
@@ -63,16 +41,6 @@ def config_differences(found: object, wanted: object, fields: Sequence[str], pre
     """Return a text for each field in which settings differ; sequences of equal items are equal."""
     pairs = [(field, _plain(getattr(found, field, None)), _plain(getattr(wanted, field, None))) for field in fields]
     return [f'{prefix}{field} is {there}, the manifest says {here}' for field, there, here in pairs if there != here]
-
-
-def require_same(path: Path, differences: Sequence[str]) -> None:
-    """Refuse a checkpoint whose settings are not those of the manifest.
-
-    Raises:
-        WeightsError: There are differences; all are named.
-    """
-    if differences:
-        raise WeightsError(f'weights {path} are of another network than the manifest: {"; ".join(differences)}')
 
 
 def normalisation_differences(path: Path, mean: Tensor, std: Tensor) -> list[str]:

@@ -120,7 +120,8 @@ def test_positions_of_no_square_stay_for_the_check_of_all_tensors(tmp_path):
     ('tensors', 'text'),
     [
         ({'visual.conv1.weight': torch.zeros(1)}, 'no CLIP of open_clip: logit_scale is missing'),
-        ({'logit_scale': torch.zeros(2)}, 'logit_scale is missing or no single number'),
+        ({'logit_scale': torch.zeros(2)}, 'logit_scale is missing or no finite number'),
+        ({'logit_scale': torch.tensor(float('nan'))}, 'logit_scale is missing or no finite number'),
         (
             {'vision_model.embeddings.class_embedding': torch.zeros(1), 'logit_scale': torch.zeros(())},
             r'names of transformers: use .* open_clip_model\.safetensors',

@@ -189,9 +189,12 @@ def test_the_differences_of_a_dinov3_are_refused(generator, tmp_path):
 def test_unknown_names_stay_for_the_check_of_all_tensors(generator, tmp_path):
     tensors = NativeEomt().checkpoint() | {'network.other.weight': torch.zeros(2)}
     tensors['network.encoder.backbone.blocks.0.attn.qkv.bias'] = torch.zeros(7)
+    tensors['network.encoder.backbone.blocks.1.attn.qkv.bias'] = torch.tensor(1.0)
+    tensors['network.encoder.backbone.pos_embed'] = torch.zeros(2, 16, 32)
     torch.save(tensors, tmp_path / 'm.bin')
     found = eomt_native_tensors(tmp_path / 'm.bin', generator)
-    assert {'model.other.weight', 'model.layers.0.attention.qkv.bias'} <= set(found)
+    assert {'model.other.weight', *(f'model.layers.{block}.attention.qkv.bias' for block in (0, 1))} <= set(found)
+    assert found['model.embeddings.position_embeddings.weight'].shape == (2, 16, 32)
 
 
 def test_scrambled_weights_are_all_different():
