@@ -8,6 +8,7 @@ import time
 from tqdm import tqdm
 
 from fisa_ros.core.errors import DataError
+from fisa_ros.core.stop_signals import noted_signals
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.core.vocabulary import Vocabulary
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
@@ -26,14 +27,16 @@ class DatasetEvaluation:
     Attributes:
         scorers: By the name of the vocabulary.
         void_check: None unless it was asked for.
-        images: Number of images.
+        images: Number of images that were scored.
         seconds: Wall time of them, without loading the model and encoding the words.
+        is_interrupted: Whether a signal ended it before all images were scored.
     """
 
     scorers: Mapping[str, DatasetScorer]
     void_check: VoidCheck | None
     images: int
     seconds: float
+    is_interrupted: bool = False
 
 
 def evaluate_dataset(
@@ -46,8 +49,11 @@ def evaluate_dataset(
     oracle: str | None = None,
     removed_words_of: Vocabulary | None = None,
     limit: int | None = None,
+    title: str | None = None,
 ) -> DatasetEvaluation:
-    """Score a model on every image, or on the first `limit`; shows its progress on stderr.
+    """Score a model on every image, or on the first `limit`; shows its progress and the time left on stderr.
+
+    SIGINT and SIGTERM end it after the image at hand.
 
     Args:
         segmenter: The model.
@@ -58,27 +64,36 @@ def evaluate_dataset(
         oracle: See `Predictor`.
         removed_words_of: Vocabulary to segment also by one half and by the other half of its classes.
         limit: At most so many images.
+        title: Text before the progress.
 
     Raises:
         DataError: There are no images, or one cannot be read or contradicts the annotations.
         BackendUnavailableError: The back-end cannot do what the oracle needs.
     """
     count = count_images(dataset, limit)
-    predictor = Predictor(segmenter, categories, thresholds, oracle)
+    predictor = Predictor(segmenter, categories, thresholds, oracle, has_instances=dataset.has_instances)
     parts = halves(removed_words_of) if removed_words_of else ()
     void_check = VoidCheck(categories) if removed_words_of else None
     states = [segmenter.prepare(vocabulary) for vocabulary in (*vocabularies.values(), *parts)]
-    scorers = {name: DatasetScorer(categories, vocabulary) for name, vocabulary in vocabularies.items()}
+    scorers = {
+        name: DatasetScorer(categories, vocabulary, has_instances=dataset.has_instances)
+        for name, vocabulary in vocabularies.items()
+    }
+    images = 0
     start_s = time.perf_counter()
-    for index in tqdm(range(count), unit='image', file=sys.stderr, disable=None):
-        truth = ImageTruth.read(dataset, index, categories)
-        predictions = predictor.predict(dataset.image(index), truth, states)
-        for scorer, prediction in zip(scorers.values(), predictions, strict=False):
-            scorer.add(prediction, truth)
-        if void_check is not None:
-            for part, prediction in zip(parts, predictions[len(scorers) :], strict=True):
-                void_check.add(prediction.result, truth, part.class_ids)
-    return DatasetEvaluation(scorers, void_check, count, time.perf_counter() - start_s)
+    with noted_signals() as received:
+        for index in tqdm(range(count), desc=title, unit='image', file=sys.stderr, disable=None):
+            truth = ImageTruth.read(dataset, index, categories)
+            predictions = predictor.predict(dataset.image(index), truth, states)
+            for scorer, prediction in zip(scorers.values(), predictions, strict=False):
+                scorer.add(prediction, truth)
+            if void_check is not None:
+                for part, prediction in zip(parts, predictions[len(scorers) :], strict=True):
+                    void_check.add(prediction.result, truth, part.class_ids)
+            images += 1
+            if received:
+                break
+    return DatasetEvaluation(scorers, void_check, images, time.perf_counter() - start_s, images < count)
 
 
 def count_images(dataset: PanopticDataset, limit: int | None) -> int:

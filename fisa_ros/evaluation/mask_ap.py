@@ -1,10 +1,6 @@
-"""Mask average precision (AP) of things, by the rules and the library of COCO.
+"""Mask average precision (AP) of things, by the rules and the library of COCO."""
 
-It is the AP of panoptic segments, which are merged, do not overlap and have passed the thresholds; it is not comparable
-with the AP of instance segmentation, where all scored masks count.
-"""
-
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 import io
@@ -16,7 +12,27 @@ from pycocotools import mask as mask_coding
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+MAX_INSTANCES = 100
+"""Of each class of an image, the surest so many count."""
 _IOU_50 = 0
+_AREAS = [[0, 1e10]]
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A predicted or a true mask of an image.
+
+    Attributes:
+        class_id: Its class.
+        code: Its run lengths, see `encode_mask`.
+        score: How sure it is, any number; of no meaning for a true one.
+        is_crowd: Whether it is a true group that is not told apart.
+    """
+
+    class_id: int
+    code: Any
+    score: float = 1.0
+    is_crowd: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,86 +51,95 @@ class MaskApResult:
 
 
 class MaskAp:
-    """Collects instances and tells their AP; masks are kept as run lengths."""
+    """Collects instances and tells their AP; which of them match is kept, their masks are not."""
 
     def __init__(self, class_ids: Collection[int]) -> None:
         """Count these classes."""
-        self._class_ids = sorted(set(class_ids))
-        self._truth: list[dict[str, Any]] = []
-        self._predicted: list[dict[str, Any]] = []
-        self._images: list[dict[str, int]] = []
+        self._matches: dict[int, list[dict[str, Any]]] = {class_id: [] for class_id in sorted(set(class_ids))}
 
-    def update(
-        self,
-        predicted_map: NDArray[np.integer],
-        predicted: Sequence[tuple[int, int, float]],
-        truth_map: NDArray[np.integer],
-        truth: Sequence[tuple[int, int, bool]],
-    ) -> Self:
-        """Add one image.
-
-        Args:
-            predicted_map: `(H, W)` segment ids, 1 or more.
-            predicted: Id, class and score of each predicted instance; other values of the map are not counted.
-            truth_map: `(H, W)`.
-            truth: Id, class and whether it is a crowd, likewise.
-        """
-        height, width = truth_map.shape
-        self._images.append({'id': len(self._images) + 1, 'height': height, 'width': width})
-        for (_, class_id, score), code in zip(
-            predicted, _encode(predicted_map, [p[0] for p in predicted]), strict=True
-        ):
-            self._predicted.append(self._annotation(self._predicted, class_id, code) | {'score': score, 'iscrowd': 0})
-        for (_, class_id, is_crowd), code in zip(truth, _encode(truth_map, [t[0] for t in truth]), strict=True):
-            self._truth.append(self._annotation(self._truth, class_id, code) | {'iscrowd': int(is_crowd)})
+    def update(self, predicted: Sequence[Instance], truth: Sequence[Instance]) -> Self:
+        """Add one image, whose instances may overlap."""
+        class_ids = sorted({entry.class_id for entry in (*predicted, *truth)})
+        evaluation = _evaluation(class_ids, 1, _index(truth, class_ids), _index(predicted, class_ids))
+        # The library tells its progress on stdout.
+        with redirect_stdout(io.StringIO()):
+            evaluation.evaluate()
+        for class_id, matches in zip(class_ids, evaluation.evalImgs, strict=True):
+            self._matches[class_id].append(
+                {
+                    'dtScores': np.array(matches['dtScores'], np.float64),
+                    'dtMatches': matches['dtMatches'] > 0,
+                    'dtIgnore': matches['dtIgnore'].astype(np.bool_),
+                    'gtIgnore': np.asarray(matches['gtIgnore']).astype(np.bool_),
+                }
+            )
         return self
 
     def compute(self) -> MaskApResult:
         """Return the numbers over all images so far."""
-        # The library tells its progress on stdout.
-        with redirect_stdout(io.StringIO()):
-            evaluation = COCOeval(self._index(self._truth), self._index(self._predicted), 'segm')
-            evaluation.evaluate()
-            evaluation.accumulate()
-        # (IoU, recall, class, area, number of detections); -1 where a class has no true instance.
-        precision = evaluation.eval['precision'][:, :, :, 0, -1]
-        per_class = {
-            class_id: float(precision[:, :, column].mean())
-            for column, class_id in enumerate(self._class_ids)
-            if (precision[:, :, column] >= 0).all()
-        }
-        at_50 = [float(precision[_IOU_50, :, column].mean()) for column, class_id in enumerate(self._class_ids)
-                 if class_id in per_class]  # fmt: skip
+        per_class, at_50 = {}, []
+        for class_id, matches in self._matches.items():
+            evaluation = _evaluation([class_id], len(matches))
+            evaluation.evalImgs = matches
+            evaluation._paramsEval = evaluation.params
+            with redirect_stdout(io.StringIO()):
+                evaluation.accumulate()
+            # (IoU, recall); -1 where the class has no true instance.
+            precision = evaluation.eval['precision'][:, :, 0, 0, 0]
+            if (precision >= 0).all():
+                per_class[class_id] = float(precision.mean())
+                at_50.append(float(precision[_IOU_50].mean()))
         return MaskApResult(_mean(list(per_class.values())), _mean(at_50), per_class)
 
-    def _annotation(self, earlier: Sequence[object], class_id: int, code: Any) -> dict[str, Any]:
-        return {
-            'id': len(earlier) + 1,
-            'image_id': len(self._images),
-            'category_id': class_id,
-            'segmentation': code,
-            'area': float(mask_coding.area(code)),
-            'bbox': mask_coding.toBbox(code).tolist(),
-        }
 
-    def _index(self, annotations: list[dict[str, Any]]) -> Any:
-        index: Any = COCO()
-        index.dataset = {
-            'images': self._images,
-            'categories': [{'id': class_id} for class_id in self._class_ids],
-            'annotations': annotations,
-        }
+def encode_mask(mask: NDArray[np.bool_]) -> Any:
+    """Return the run lengths of an `(H, W)` bool mask as the library takes them; quicker where columns lie together."""
+    return mask_coding.encode(np.asfortranarray(mask).view(np.uint8))
+
+
+def instances_of(id_map: NDArray[np.integer], entries: Iterable[tuple[int, int, float, bool]]) -> list[Instance]:
+    """Return the segments of a map as instances.
+
+    Args:
+        id_map: `(H, W)` segment ids, 1 or more.
+        entries: Id, class, score and whether a crowd of each; other values of the map are not counted.
+    """
+    by_columns = np.asfortranarray(id_map)
+    return [
+        Instance(class_id, encode_mask(by_columns == segment_id), score, is_crowd)
+        for segment_id, class_id, score, is_crowd in entries
+    ]
+
+
+def _evaluation(class_ids: list[int], images: int, truth: Any = None, predicted: Any = None) -> Any:
+    evaluation: Any = COCOeval(truth, predicted, 'segm')
+    parameters = evaluation.params
+    parameters.imgIds, parameters.catIds = list(range(1, images + 1)), class_ids
+    parameters.maxDets, parameters.areaRng, parameters.areaRngLbl = [MAX_INSTANCES], _AREAS, ['all']
+    return evaluation
+
+
+def _index(instances: Sequence[Instance], class_ids: Sequence[int]) -> Any:
+    index: Any = COCO()
+    index.dataset = {
+        'images': [{'id': 1, 'height': 0, 'width': 0}],
+        'categories': [{'id': class_id} for class_id in class_ids],
+        'annotations': [
+            {
+                'id': number,
+                'image_id': 1,
+                'category_id': entry.class_id,
+                'segmentation': entry.code,
+                'area': float(mask_coding.area(entry.code)),
+                'score': entry.score,
+                'iscrowd': int(entry.is_crowd),
+            }
+            for number, entry in enumerate(instances, start=1)
+        ],
+    }
+    with redirect_stdout(io.StringIO()):
         index.createIndex()
-        return index
-
-
-def _encode(id_map: NDArray[np.integer], ids: Sequence[int]) -> list[Any]:
-    if not ids:
-        return []
-    stacked = id_map[..., None] == np.array(ids, id_map.dtype)
-    # The library's types know of one mask only.
-    codes: Any = mask_coding.encode(np.asfortranarray(stacked.view(np.uint8)))
-    return list(codes)
+    return index
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,6 +1,6 @@
 """Mean intersection over union of semantic maps."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -16,11 +16,13 @@ class MeanIouResult:
 
     Attributes:
         mean_iou: Mean over the classes of `per_class`; NaN where there is none.
+        mean_iou_of_truth: Mean over those that the truth has, as detectron2 tells it and most published tables with it.
         pixel_accuracy: Share of the counted pixels that got their true class; NaN where none was counted.
         per_class: IoU by class id; a class that neither truth nor prediction had is left out.
     """
 
     mean_iou: float
+    mean_iou_of_truth: float
     pixel_accuracy: float
     per_class: dict[int, float]
 
@@ -30,7 +32,7 @@ class MeanIou:
 
     Pixels whose truth is 0 (void) are not counted at all. Pixels predicted 0 (unlabelled) are misses of their true
     class and false alarms of none. Maps made of panoptic segments have passed the thresholds, so their mean IoU is not
-    comparable with that of semantic segmentation, where each pixel gets its best class.
+    comparable with that of semantic segmentation, where each pixel gets its best class (see `scored_masks`).
     """
 
     def __init__(self, class_ids: Collection[int]) -> None:
@@ -80,6 +82,15 @@ class MeanIou:
             for class_id, hit, total in zip(self._class_ids, hits, union, strict=True)
             if total
         }
-        mean = sum(per_class.values()) / len(per_class) if per_class else float('nan')
+        is_true = dict(zip(self._class_ids, counted.any(axis=1), strict=True))
         pixels = int(counted.sum())
-        return MeanIouResult(mean, float(hits.sum() / pixels) if pixels else float('nan'), per_class)
+        return MeanIouResult(
+            mean_iou=_mean(list(per_class.values())),
+            mean_iou_of_truth=_mean([iou for class_id, iou in per_class.items() if is_true[class_id]]),
+            pixel_accuracy=float(hits.sum() / pixels) if pixels else float('nan'),
+            per_class=per_class,
+        )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else float('nan')

@@ -197,8 +197,14 @@ def match_segments(
     truth_map: NDArray[np.integer],
     truth_classes: Mapping[int, int],
     crowd_ids: Collection[int] = (),
+    *,
+    is_hidden_missed: bool = False,
 ) -> SegmentMatches:
-    """Match the segments of one frame; arguments and errors are those of `PanopticQuality.update`."""
+    """Match the segments of one frame; other arguments and errors are those of `PanopticQuality.update`.
+
+    With `is_hidden_missed` a true segment without a pixel is missed, as in panopticapi. ADE20K has such, as its things
+    are pasted over its stuff.
+    """
     overlap = count_pairs(predicted_map, list(predicted_classes), truth_map, list(truth_classes))
     predicted_class = np.array(list(predicted_classes.values()), np.int64)
     truth_class = np.array(list(truth_classes.values()), np.int64)
@@ -218,5 +224,5 @@ def match_segments(
         is_right=is_right,
         is_wrong=~is_right & (2 * forgiven <= predicted_area) & (predicted_area > 0),
         iou=np.where(match, iou, 0.0).sum(axis=1),
-        is_missed=~match.any(axis=0) & ~crowd & (truth_area > 0),
+        is_missed=~match.any(axis=0) & ~crowd & ((truth_area > 0) | is_hidden_missed),
     )

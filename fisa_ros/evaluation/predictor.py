@@ -14,6 +14,7 @@ from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.core.vocabulary_state import VocabularyState
 from fisa_ros.evaluation.category_map import CategoryMap
 from fisa_ros.evaluation.image_truth import ImageTruth
+from fisa_ros.evaluation.scored_masks import ScoredMasks, class_scores
 from fisa_ros.pipeline.segmenter import Segmenter, scale_image
 from fisa_ros.pipeline.segments import list_segments
 from fisa_ros.runtime.backend import MaskClassifier, ProposedMasks, RawSegmentation, sure_mask_logits
@@ -36,11 +37,13 @@ class Prediction:
         mask_probabilities: `(T, K + 1)` float32 class probabilities of the true masks of `ImageTruth.masks`, the last
             column for void; None where the back-end cannot classify given masks.
         mask_categories: `(T,)` int64 category numbers of these masks.
+        scored_masks: What the segmentation was merged from; None where the back-end merges by itself.
     """
 
     result: PanopticResult
     mask_probabilities: NDArray[np.float32] | None
     mask_categories: NDArray[np.int64]
+    scored_masks: ScoredMasks | None = None
 
 
 class Predictor:
@@ -56,18 +59,26 @@ class Predictor:
         oracle: None, 'masks' to take the true masks and predict their classes, or 'classes' to take the predicted
             masks and give each the class of the true segment that it lies on: by `OBJECT_IOU`, of stuff also by
             `STUFF_SHARE`.
+        has_instances: Whether the truth tells things of one class apart; if not, that oracle takes them for stuff.
 
     Raises:
         BackendUnavailableError: The back-end cannot do what the oracle needs.
     """
 
     def __init__(
-        self, segmenter: Segmenter, categories: CategoryMap, thresholds: Thresholds, oracle: str | None = None
+        self,
+        segmenter: Segmenter,
+        categories: CategoryMap,
+        thresholds: Thresholds,
+        oracle: str | None = None,
+        *,
+        has_instances: bool = True,
     ) -> None:
         self._segmenter = segmenter
         self._categories = categories
         self._thresholds = thresholds
         self._oracle = oracle
+        self._has_instances = has_instances
         backend = segmenter.backend
         self._stages = backend if isinstance(backend, MaskClassifier) else None
         self._is_staged = self._stages is not None and (oracle is not None or backend.precision == 'fp32')
@@ -107,16 +118,21 @@ class Predictor:
                 self._stages, scaled, proposed.mask_logits, true_masks.mask_logits, state
             )
             if self._oracle == 'classes':
-                raw = self._merge_by_truth(self._stages, proposed, masks, categories, state)
-            elif len(proposed.mask_logits):
-                raw = self._stages.merge_masks(proposed, embeddings, state, self._thresholds)
+                raw, scored = self._merge_by_truth(self._stages, proposed, masks, categories, state)
             else:
-                raw = _nothing()
+                has_masks = len(proposed.mask_logits) > 0
+                raw = (
+                    self._stages.merge_masks(proposed, embeddings, state, self._thresholds) if has_masks else _nothing()
+                )
+                probabilities = self._stages.class_probabilities(embeddings, state)
+                trust = self._thresholds.objectness_trust
+                scored = ScoredMasks(proposed.mask_logits, class_scores(probabilities, proposed.objectness, trust))
             predictions.append(
                 Prediction(
                     list_segments(raw, state.vocabulary, truth.size_hw),
                     self._stages.class_probabilities(true_embeddings, state),
                     categories,
+                    scored,
                 )
             )
         return predictions
@@ -131,22 +147,22 @@ class Predictor:
         masks: NDArray[np.float32],
         categories: NDArray[np.int64],
         state: VocabularyState,
-    ) -> RawSegmentation:
+    ) -> tuple[RawSegmentation, ScoredMasks]:
         row_of = self._categories.rows_in(state.vocabulary)
-        is_stuff = np.array([not self._categories.is_thing[category] for category in categories.tolist()], np.bool_)
+        is_thing = self._categories.is_thing
+        is_stuff = np.array([not (self._has_instances and is_thing[key]) for key in categories.tolist()], np.bool_)
         index = segments_below(proposed.mask_logits, masks, is_stuff, self._thresholds.mask)
         # A category that this vocabulary lacks has no row, and a mask on it is no object; index -1 takes the last row.
         rows = np.array([*(row_of.get(category, -1) for category in categories.tolist()), -1], np.int64)
         is_object = rows[index] >= 0
         # What the head makes of the objectness when the classifier is as sure as it can be.
         score = 1 - (1 - proposed.objectness) * (1 - self._thresholds.objectness_trust)
-        return stages.merge_classified(
-            proposed.mask_logits,
-            np.where(is_object, rows[index], 0),
-            np.where(is_object, score, 0.0).astype(np.float32),
-            state,
-            self._thresholds,
-        )
+        class_index = np.where(is_object, rows[index], 0)
+        score = np.where(is_object, score, 0.0).astype(np.float32)
+        scores = np.zeros((len(score), len(state.vocabulary.classes)), np.float32)
+        scores[np.arange(len(score)), class_index] = score
+        raw = stages.merge_classified(proposed.mask_logits, class_index, score, state, self._thresholds)
+        return raw, ScoredMasks(proposed.mask_logits, scores)
 
 
 def embed_together(

@@ -1,45 +1,49 @@
-"""Score a model on a data set: `python -m fisa_ros.tools.evaluate --images DIR --panoptic FILE.json`."""
+"""Score a model on data sets: `python -m fisa_ros.tools.evaluate --dataset ade20k-150 --root DIR`."""
 
 import argparse
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 import logging
 from pathlib import Path
 import sys
-from typing import Any
+from typing import Any, Self
 
 from fisa_ros.core.manifest import load_manifest
+from fisa_ros.core.thresholds import Thresholds
+from fisa_ros.core.vocabulary import Vocabulary
 from fisa_ros.datasets.class_split import read_class_split
 from fisa_ros.evaluation.category_map import WORD_KINDS, CategoryMap
 from fisa_ros.evaluation.evaluate_dataset import DatasetEvaluation, evaluate_dataset
 from fisa_ros.evaluation.predictor import ORACLES
+from fisa_ros.evaluation.published_results import PUBLISHED_METRICS, PUBLISHED_SPLIT, PublishedResults
+from fisa_ros.pipeline.segmenter import Segmenter
 from fisa_ros.tools.benchmark_backends import BACKEND_FACTORIES, open_segmenter
-from fisa_ros.tools.dataset_arguments import add_dataset_arguments, open_categories
+from fisa_ros.tools.dataset_arguments import ChosenDataset, add_dataset_arguments, open_datasets
+from fisa_ros.tools.evaluation_tables import COMPARED, print_dataset, print_named_datasets
 from fisa_ros.tools.model_arguments import chosen_thresholds, report
 
 _ALL = ('names', 'training', 'held_out')
-_COMPARED = ('pq', 'miou', 'ap', 'mask_accuracy')
-_SHOWN = (
-    'pq', 'sq', 'rq', 'pq_things', 'pq_stuff', 'pq_class_agnostic', 'miou', 'pixel_accuracy', 'ap', 'ap50',
-    'mask_accuracy', 'ece_masks', 'ece_segments', 'pq_base', 'pq_novel', 'miou_base', 'miou_novel',
-    'mask_accuracy_base', 'mask_accuracy_novel', 'removed_mislabelled',
-)  # fmt: skip
-_COLUMNS = ('pq', 'sq', 'rq', 'iou', 'ap', 'mask_accuracy')
+_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, or 2 if nothing could be done."""
+    """Run the command line; return 0, 2 if nothing could be done, or 130 if a signal ended it early."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format='%(levelname)s: %(message)s', stream=sys.stderr)
-    return 2 if report(lambda: _run(options), options.json, _print_table) is None else 0
+    show = print_named_datasets if options.dataset else print_dataset
+    summary = report(lambda: _run(options), options.json, show)
+    if summary is None:
+        return 2
+    return _INTERRUPTED if summary['is_interrupted'] else 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='python -m fisa_ros.tools.evaluate',
-        description='Score a model on a data set in the COCO panoptic format. All metrics are fractions.',
+        description='Score a model on published data sets, or on one of your own in the COCO panoptic format. Metrics '
+        'are fractions; beside published results they are percent. Ctrl-C ends with what was measured until then.',
     )
-    add_dataset_arguments(parser, tuple(BACKEND_FACTORIES))
+    add_dataset_arguments(parser, tuple(BACKEND_FACTORIES), takes_names=True)
     parser.add_argument(
         '--words',
         choices=(*WORD_KINDS, 'all'),
@@ -63,48 +67,110 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
-    dataset, categories = open_categories(options)
-    parts = {}
-    if options.split_file:
-        names = asdict(read_class_split(options.split_file))
-        parts = {part: categories.numbered(listed, f'{options.split_file}: {part}') for part, listed in names.items()}
-    kinds = _ALL if options.words == 'all' else (options.words,)
-    vocabularies = {kind: categories.words(kind, options.synonyms) for kind in kinds}
+    jobs = [_Job.of(chosen, options) for chosen in open_datasets(options)]
     if options.plots:
-        options.plots.mkdir(parents=True, exist_ok=True)
+        for job in jobs:
+            job.plots(options).mkdir(parents=True, exist_ok=True)
     segmenter = open_segmenter(
         load_manifest(options.model), options.backend, options.device, precision=options.precision
     )
+    scores: dict[str, dict[str, Any]] = {}
     try:
         thresholds = chosen_thresholds(segmenter.default_thresholds, options)
-        evaluation = evaluate_dataset(
-            segmenter, dataset, categories, vocabularies, thresholds,
-            oracle=options.oracle,
-            removed_words_of=vocabularies[kinds[0]] if options.removed_words else None,
-            limit=options.limit,
-        )  # fmt: skip
         summary = {
             'model': segmenter.manifest.name,
             'backend': segmenter.backend.name,
             'device': segmenter.backend.device,
             'precision': segmenter.backend.precision,
-            'panoptic': str(options.panoptic),
-            'images': evaluation.images,
-            'seconds': round(evaluation.seconds, 3),
             'words': options.words,
             'oracle': options.oracle,
             'thresholds': asdict(thresholds),
         }
+        for job in jobs:
+            scores[job.chosen.name] = _score(job, segmenter, thresholds, options)
+            if scores[job.chosen.name]['is_interrupted']:
+                break
     finally:
         segmenter.close()
-    summary |= _scores(evaluation, parts)
+    if not options.dataset:
+        return summary | {'panoptic': str(options.panoptic)} | scores[options.panoptic.stem]
+    is_interrupted = any(numbers['is_interrupted'] for numbers in scores.values())
+    return summary | {'is_interrupted': is_interrupted, 'datasets': scores, 'published': _published(scores)}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A data set, the ways of naming its categories, and the categories to average apart."""
+
+    chosen: ChosenDataset
+    vocabularies: Mapping[str, Vocabulary]
+    parts: Mapping[str, frozenset[int]]
+
+    @classmethod
+    def of(cls, chosen: ChosenDataset, options: argparse.Namespace) -> Self:
+        categories, where = chosen.categories, options.split_file
+        kinds = _ALL if options.words == 'all' else (options.words,)
+        names = asdict(read_class_split(where)) if where else {}
+        return cls(
+            chosen,
+            {kind: categories.words(kind, options.synonyms) for kind in kinds},
+            {part: categories.numbered(listed, f'{where}: {part}') for part, listed in names.items()},
+        )
+
+    def plots(self, options: argparse.Namespace) -> Path:
+        folder: Path = options.plots
+        return folder / self.chosen.name if options.dataset else folder
+
+
+def _score(job: _Job, segmenter: Segmenter, thresholds: Thresholds, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the numbers of one data set, and draw them."""
+    chosen, dataset = job.chosen, job.chosen.dataset
+    evaluation = evaluate_dataset(
+        segmenter, dataset, chosen.categories, job.vocabularies, thresholds,
+        oracle=options.oracle,
+        removed_words_of=next(iter(job.vocabularies.values())) if options.removed_words else None,
+        limit=options.limit,
+        title=chosen.name,
+    )  # fmt: skip
+    numbers: dict[str, Any] = {
+        'images': evaluation.images,
+        'of_images': len(dataset),
+        'seconds': round(evaluation.seconds, 3),
+        'is_interrupted': evaluation.is_interrupted,
+    }
+    if chosen.split is not None:
+        if chosen.split == PUBLISHED_SPLIT:
+            # Not all of a data set may be there.
+            numbers['of_images'] = max(len(dataset), PublishedResults.shipped().images[chosen.name])
+        is_whole = chosen.split == PUBLISHED_SPLIT and evaluation.images == numbers['of_images']
+        has_all_categories = len(chosen.categories.names) == len(dataset.categories)
+        numbers |= {
+            'split': chosen.split,
+            'path': str(dataset.path),
+            'has_instances': dataset.has_instances,
+            'is_comparable': is_whole and has_all_categories and options.oracle is None,
+        }
+    numbers |= _metrics(evaluation, job.parts)
     if options.plots:
-        title = f'{summary["model"]} on {options.panoptic.stem}, {evaluation.images} images'
-        _plot(options.plots, evaluation, categories, summary, title)
-    return summary
+        title = f'{segmenter.manifest.name} on {chosen.name}, {evaluation.images} of {numbers["of_images"]} images'
+        _plot(job.plots(options), evaluation, chosen.categories, numbers, title)
+    return numbers
 
 
-def _scores(evaluation: DatasetEvaluation, parts: Mapping[str, frozenset[int]]) -> dict[str, Any]:
+def _published(names: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+    """Return the published rows of each data set, as fractions."""
+    results = PublishedResults.shipped()
+    return {
+        name: [
+            {'method': row.method, 'source': row.source}
+            | {metric: row.scores[name].get(metric) for metric in PUBLISHED_METRICS}
+            for row in results.of(name)
+        ]
+        for name in names
+    }
+
+
+def _metrics(evaluation: DatasetEvaluation, parts: Mapping[str, frozenset[int]]) -> dict[str, Any]:
     """Return the numbers of the first way of naming at the top, and all of them below `by_words` if there are more."""
     by_words = {kind: scorer.summary(parts) for kind, scorer in evaluation.scorers.items()}
     first = next(iter(by_words.values()))
@@ -116,52 +182,24 @@ def _scores(evaluation: DatasetEvaluation, parts: Mapping[str, frozenset[int]]) 
     if len(by_words) > 1:
         for numbers in by_words.values():
             numbers['relative_to_names'] = {
-                key: numbers[key] / first[key] if first[key] and numbers[key] is not None else None for key in _COMPARED
+                key: numbers[key] / first[key] if first[key] and numbers[key] is not None else None for key in COMPARED
             }
         scores['by_words'] = by_words
     return scores
 
 
 def _plot(
-    folder: Path, evaluation: DatasetEvaluation, categories: CategoryMap, summary: Mapping[str, Any], title: str
+    folder: Path, evaluation: DatasetEvaluation, categories: CategoryMap, numbers: Mapping[str, Any], title: str
 ) -> None:
     # Here, for loading matplotlib takes longer than all other modules.
     from fisa_ros.evaluation.plots import plot_classes, plot_confusion
 
-    summaries = summary.get('by_words', {next(iter(evaluation.scorers)): summary})
+    summaries = numbers.get('by_words', {next(iter(evaluation.scorers)): numbers})
     for kind, scorer in evaluation.scorers.items():
         plot_classes(folder / f'classes_{kind}.png', summaries[kind]['per_class'], f'{title}, words: {kind}')
         plot_confusion(
             folder / f'confusion_{kind}.png', scorer.mean_iou.confusion, categories.names, f'{title}, words: {kind}'
         )
-
-
-def _print_table(summary: Mapping[str, Any]) -> None:
-    width = max(len(name) for name in summary['per_class'])
-    print(f'{"":{width}}' + ''.join(f'{name:>15}' for name in _COLUMNS))
-    for name, row in summary['per_class'].items():
-        print(f'{name:{width}}' + ''.join(f'{_text(row[key]):>15}' for key in _COLUMNS))
-    by_words = summary.get('by_words', {summary['words']: summary})
-    print(f'\n{"":22}' + ''.join(f'{kind:>12}' for kind in by_words))
-    for key in _SHOWN:
-        if key in summary:
-            print(f'{key:22}' + ''.join(f'{_text(numbers.get(key)):>12}' for numbers in _columns(summary, by_words)))
-    if 'by_words' in summary:
-        for key in _COMPARED:
-            ratios = (numbers['relative_to_names'][key] for numbers in by_words.values())
-            print(f'{key + " / names":22}' + ''.join(f'{_text(ratio):>12}' for ratio in ratios))
-    print(f'\n{summary["images"]} images in {summary["seconds"]:.1f} s with {summary["model"]} ({summary["backend"]})')
-
-
-def _columns(summary: Mapping[str, Any], by_words: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the numbers of each way of naming; what is measured once stands in the first."""
-    columns = [dict(numbers) for numbers in by_words.values()]
-    columns[0]['removed_mislabelled'] = summary.get('removed_mislabelled')
-    return columns
-
-
-def _text(value: float | None) -> str:
-    return '-' if value is None else f'{value:.3f}'
 
 
 if __name__ == '__main__':
