@@ -148,7 +148,7 @@ class DatasetScorer:
                 'sq': quality.per_class[number].sq if number in quality.per_class else None,
                 'rq': quality.per_class[number].rq if number in quality.per_class else None,
                 'iou': iou.per_class.get(number),
-                'iou_semantic': semantic.per_class.get(number),
+                'iou_semantic': semantic.per_true_class.get(number) if has_scored_masks else None,
                 'ap': ap.per_class.get(number),
                 'ap_instances': instances.per_class.get(number) if has_scored_masks else None,
                 'mask_accuracy': _defined(self._mask_accuracy([number])),

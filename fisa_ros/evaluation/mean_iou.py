@@ -16,15 +16,20 @@ class MeanIouResult:
 
     Attributes:
         mean_iou: Mean over the classes of `per_class`; NaN where there is none.
-        mean_iou_of_truth: Mean over those that the truth has, as detectron2 tells it and most published tables with it.
         pixel_accuracy: Share of the counted pixels that got their true class; NaN where none was counted.
         per_class: IoU by class id; a class that neither truth nor prediction had is left out.
+        per_true_class: The same of those classes that the truth has.
     """
 
     mean_iou: float
-    mean_iou_of_truth: float
     pixel_accuracy: float
     per_class: dict[int, float]
+    per_true_class: dict[int, float]
+
+    @property
+    def mean_iou_of_truth(self) -> float:
+        """Mean over the classes of `per_true_class`, as detectron2 tells it and most published tables with it."""
+        return _mean(list(self.per_true_class.values()))
 
 
 class MeanIou:
@@ -82,13 +87,13 @@ class MeanIou:
             for class_id, hit, total in zip(self._class_ids, hits, union, strict=True)
             if total
         }
-        is_true = dict(zip(self._class_ids, counted.any(axis=1), strict=True))
         pixels = int(counted.sum())
+        is_true = dict(zip(self._class_ids, counted.any(axis=1), strict=True))
         return MeanIouResult(
             mean_iou=_mean(list(per_class.values())),
-            mean_iou_of_truth=_mean([iou for class_id, iou in per_class.items() if is_true[class_id]]),
             pixel_accuracy=float(hits.sum() / pixels) if pixels else float('nan'),
             per_class=per_class,
+            per_true_class={class_id: iou for class_id, iou in per_class.items() if is_true[class_id]},
         )
 
 

@@ -55,6 +55,55 @@ def test_oracles_by_hand(meadow):
     assert classes['rq'] == 1
 
 
+def test_masks_before_they_are_merged_by_hand(meadow):
+    summary = scored(meadow, 'masks')
+    # All of the dog is called a cat, and the best class of each pixel is that of its true mask.
+    assert [row['iou_semantic'] for row in summary['per_class'].values()] == [1 / 2, 0, 1]
+    assert summary['miou_semantic'] == pytest.approx(1 / 2)
+    assert summary['pixel_accuracy_semantic'] == pytest.approx(3 / 4)
+    # Every mask is ranked in every class. Among dogs, the dog is second to the cat, which looks the same.
+    assert summary['per_class']['cat']['ap_instances'] == pytest.approx(1)
+    assert summary['per_class']['dog']['ap_instances'] == pytest.approx(1 / 2, abs=0.01)
+    assert summary['ap_instances'] == pytest.approx(3 / 4, abs=0.01)
+    classes = scored(meadow, 'classes')
+    assert classes['per_class']['dog']['iou_semantic'] == pytest.approx(1, abs=0.1)
+    assert classes['per_class']['dog']['ap_instances'] > 0.9
+
+
+def test_classes_that_the_truth_lacks_are_not_in_the_semantic_mean(meadow):
+    truth = meadow.truth.of(meadow.truth.panoptic_map, [(1, 1, False), (3, 3, False)], meadow.categories)
+    summary = scored(meadow._replace(truth=truth), 'masks')
+    assert summary['per_class']['dog']['iou_semantic'] is None
+    assert summary['miou_semantic'] == 1
+
+
+def test_truth_without_instances_measures_classes_alone(meadow):
+    segmenter, categories = meadow.segmenter, meadow.categories
+    predictor = Predictor(segmenter, categories, segmenter.default_thresholds, has_instances=False)
+    scorer = DatasetScorer(categories, categories.vocabulary, has_instances=False)
+    states = [segmenter.prepare(categories.vocabulary)]
+    scorer.add(predictor.predict(meadow.image, meadow.truth, states)[0], meadow.truth)
+    summary, with_instances = scorer.summary(), scored(meadow)
+    measured = {key for key, value in summary.items() if value is not None and key != 'per_class'}
+    assert measured == {
+        'miou', 'pixel_accuracy', 'miou_semantic', 'pixel_accuracy_semantic', 'mask_accuracy', 'ece_masks',
+    }  # fmt: skip
+    for key in measured:
+        assert summary[key] == with_instances[key]
+    row = summary['per_class']['cat']
+    assert (row['pq'], row['ap'], row['ap_instances'], row['iou']) == (None, None, None, 3 / 8)
+
+
+def test_a_listed_segment_that_others_hide_is_missed(meadow):
+    entries = [(1, 1, False), (2, 2, False), (3, 3, False), (9, 1, False)]
+    truth = meadow.truth.of(meadow.truth.panoptic_map, entries, meadow.categories)
+    summary = scored(meadow._replace(truth=truth), 'classes')
+    # One of two cats is found.
+    assert summary['per_class']['cat']['pq'] == pytest.approx(3 / 4 / 1.5)
+    assert summary['per_class']['cat']['ap'] == scored(meadow, 'classes')['per_class']['cat']['ap']
+    assert summary['per_class']['cat']['masks'] == 1
+
+
 def test_parts_are_averaged_apart(meadow):
     summary = scored(meadow, parts={'base': {1, 3}, 'novel': {2}, 'none': set()})
     assert summary['pq_base'] == pytest.approx((1 / 2 + 1) / 2)
@@ -79,6 +128,8 @@ def test_true_masks_are_none_where_they_were_not_classified(meadow):
     summary = scorer.add(Prediction(result, None, np.zeros(0, np.int64)), meadow.truth) or scorer.summary()
     assert summary['mask_accuracy'] is None
     assert summary['ece_masks'] is None
+    assert (summary['miou_semantic'], summary['ap_instances']) == (None, None)
+    assert summary['miou'] == 0
     assert summary['pq'] == 0
 
 

@@ -1,4 +1,6 @@
 from dataclasses import replace
+import os
+import signal
 
 import cv2
 import numpy as np
@@ -49,6 +51,20 @@ def test_limits(meadow, meadow_files):
     assert evaluated(meadow, meadow_files, limit=9).images == 2
     with pytest.raises(DataError, match='--limit must be at least 1, got 0'):
         evaluated(meadow, meadow_files, limit=0)
+
+
+def test_a_signal_ends_it_after_the_image_at_hand(meadow, meadow_files, monkeypatch):
+    propose = meadow.segmenter.backend.propose_masks
+
+    def interrupt(image):
+        os.kill(os.getpid(), signal.SIGINT)
+        return propose(image)
+
+    monkeypatch.setattr(meadow.segmenter.backend, 'propose_masks', interrupt)
+    evaluation = evaluated(meadow, meadow_files)
+    assert (evaluation.images, evaluation.is_interrupted) == (1, True)
+    assert evaluation.scorers['names'].summary()['per_class']['cat']['masks'] == 1
+    assert not evaluated(meadow, meadow_files, limit=1).is_interrupted
 
 
 def test_no_images(meadow, write_panoptic):

@@ -38,6 +38,10 @@ def test_class_in_neither_is_left_out_and_a_false_alarm_is_not():
     result = MeanIou([5, 7, 9, 11, 12]).update(predicted, TRUTH).compute()
     assert result.per_class[11] == 0
     assert 12 not in result.per_class
+    # Published tables leave out what the truth lacks, for it would count as much as any other class.
+    assert result.per_true_class == {5: 3 / 4, 7: 1, 9: 1}
+    assert result.mean_iou_of_truth == pytest.approx(11 / 12)
+    assert result.mean_iou == pytest.approx(11 / 16)
 
 
 def test_frames_add_up_and_reset_forgets():
@@ -46,6 +50,7 @@ def test_frames_add_up_and_reset_forgets():
     assert metric.compute().mean_iou == pytest.approx(1 / 2)
     metric.reset()
     assert math.isnan(metric.compute().mean_iou)
+    assert math.isnan(metric.compute().mean_iou_of_truth)
     assert math.isnan(metric.compute().pixel_accuracy)
 
 

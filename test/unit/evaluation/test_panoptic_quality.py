@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fisa_ros.core.errors import DataError
-from fisa_ros.evaluation.panoptic_quality import PanopticQuality
+from fisa_ros.evaluation.panoptic_quality import PanopticQuality, match_segments
 
 CAT, DOG, GRASS = 1, 2, 3
 IS_THING = {CAT: True, DOG: True, GRASS: False}
@@ -100,6 +100,15 @@ def test_a_crowd_stays_in_the_union_of_a_match():
 def test_listed_segment_without_pixels_counts_nowhere():
     result = measured(TRUTH, TRUTH_CLASSES | {7: DOG}, TRUTH, TRUTH_CLASSES | {8: CAT})
     assert result.all.pq == 1
+
+
+def test_a_hidden_true_segment_is_missed_where_panopticapi_would():
+    truth_classes = TRUTH_CLASSES | {8: CAT, 9: DOG}
+    matches = match_segments(TRUTH, TRUTH_CLASSES, TRUTH, truth_classes, [9], is_hidden_missed=True)
+    quality = PanopticQuality(IS_THING).add(matches).compute()
+    assert (quality.per_class[CAT].true_positives, quality.per_class[CAT].false_negatives) == (1, 1)
+    # A crowd is not.
+    assert quality.per_class[DOG].false_negatives == 0
 
 
 def test_nothing_seen_is_not_a_number():

@@ -95,6 +95,23 @@ def test_true_classes_of_parts_of_stuff_are_fused(meadow):
     assert [segment.class_name for segment in prediction.result.segments] == ['grass']
 
 
+def test_where_the_truth_tells_no_things_apart_they_are_as_stuff(meadow):
+    # The cat that is found is a part of a region of cats, too small to be that object.
+    pixels = meadow.truth.panoptic_map.copy()
+    pixels[pixels != 3] = 1
+    truth = ImageTruth.of(pixels, [(1, CAT, False), (3, GRASS, False)], meadow.categories)
+    state = meadow.segmenter.prepare(meadow.categories.vocabulary)
+    rows = []
+    for has_instances in (True, False):
+        predictor = Predictor(
+            meadow.segmenter, meadow.categories, meadow.segmenter.default_thresholds, 'classes',
+            has_instances=has_instances,
+        )  # fmt: skip
+        (prediction,) = predictor.predict(meadow.image, truth, [state])
+        rows.append(labels(prediction, meadow)[0].tolist())
+    assert rows == [[0] * 4, [CAT] * 4]
+
+
 def test_true_classes_still_meet_the_threshold(meadow):
     found = predicted(meadow, 'classes', score=0.95, objectness_trust=0.0).result.segments
     assert [segment.class_name for segment in found] == ['grass', 'cat']

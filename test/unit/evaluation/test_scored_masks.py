@@ -1,0 +1,63 @@
+import numpy as np
+from pycocotools import mask as mask_coding
+import pytest
+
+from fisa_ros.evaluation.scored_masks import ScoredMasks, class_scores
+
+
+@pytest.mark.parametrize('size_hw', [(30, 44), (5, 7), (3, 3), (1, 9)])
+def test_each_pixel_gets_its_best_class_as_in_mask2former(size_hw):
+    torch = pytest.importorskip('torch')
+    generator = np.random.default_rng(3)
+    logits = generator.normal(0, 4, (6, 5, 7)).astype(np.float32)
+    scores = generator.random((6, 4)).astype(np.float32)
+    scaled = torch.nn.functional.interpolate(torch.from_numpy(logits)[None], size_hw, mode='bilinear')[0]
+    sums = torch.einsum('nk,nhw->khw', torch.from_numpy(scores), scaled.sigmoid())
+    found = ScoredMasks(logits, scores).class_map(size_hw)
+    np.testing.assert_array_equal(found, sums.argmax(0).numpy())
+    assert found.shape == size_hw
+
+
+def test_logits_as_low_as_they_come():
+    found = ScoredMasks(np.full((2, 2, 2), -1e4, np.float32), np.eye(2, dtype=np.float32)).class_map((4, 4))
+    assert (found == 0).all()
+
+
+def test_without_masks_no_pixel_has_a_class():
+    masks = ScoredMasks(np.zeros((0, 4, 4), np.float32), np.zeros((0, 3), np.float32))
+    assert (masks.class_map((2, 5)) == -1).all()
+    assert masks.instances((2, 5), {0: 1}) == []
+
+
+def test_instances_by_hand():
+    logits = np.full((3, 2, 3), -9.0, np.float32)
+    # A column of two sizes of certainty, a corner, and nothing.
+    logits[0, :, 0] = 9.0, np.log(3)
+    logits[1, 0, 2] = 9.0
+    scores = np.array([[0.2, 0.6, 0.1], [0.0, 0.3, 0.7], [0.9, 0.9, 0.9]], np.float32)
+    instances = ScoredMasks(logits, scores).instances((8, 12), {0: 10, 1: 11})
+    mean = (1 / (1 + np.exp(-9.0)) + 0.75) / 2
+    sure = 1 / (1 + np.exp(-9.0))
+    # Row 2 is of no class that counts, and a mask without a pixel is no instance.
+    expected = [(11, 0.6 * mean), (11, 0.3 * sure), (10, 0.2 * mean), (10, 0.0)]
+    assert [entry.class_id for entry in instances] == [class_id for class_id, _ in expected]
+    assert [entry.score for entry in instances] == pytest.approx([score for _, score in expected])
+    # Left, top, width, height: a cell is 4x4 pixels.
+    boxes = [mask_coding.toBbox(entry.code).tolist() for entry in instances]
+    assert boxes == [[0, 0, 4, 8], [8, 0, 4, 4], [0, 0, 4, 8], [8, 0, 4, 4]]
+    assert 16 < mask_coding.area(instances[0].code) < 32
+
+
+def test_only_the_surest_hundred_are_instances():
+    scores = np.linspace(0.1, 1, 300, dtype=np.float32).reshape(3, 100)
+    instances = ScoredMasks(np.full((3, 2, 2), 5.0, np.float32), scores).instances((2, 2), dict.fromkeys(range(100), 1))
+    assert len(instances) == 100
+    assert min(entry.score for entry in instances) > 0.6
+
+
+def test_scores_are_those_of_the_head():
+    probabilities = np.array([[0.5, 0.2, 0.3], [0.1, 0.1, 0.8]], np.float32)
+    scores = class_scores(probabilities, np.array([0.4, 1.0], np.float32), 0.5)
+    # p x (1 - P(no object) x (1 - trust x best p)).
+    factor = 1 - 0.6 * (1 - 0.5 * 0.5)
+    np.testing.assert_allclose(scores, [[0.5 * factor, 0.2 * factor], [0.1, 0.1]], rtol=1e-6)
