@@ -51,7 +51,7 @@ class PublishedResults:
                 entry['method'],
                 entry['source'],
                 {
-                    dataset: {metric: value / 100 for metric, value in scores.items()}
+                    dataset: {metric: round(value / 100, 4) for metric, value in scores.items()}
                     for dataset, scores in entry['percent'].items()
                 },
             )
