@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 import io
 from typing import Any, Self
 
@@ -50,45 +50,65 @@ class MaskApResult:
     per_class: Mapping[int, float]
 
 
+@dataclass(frozen=True, slots=True)
+class _Matches:
+    """What became of the D predicted and T true instances of one image, at each IoU threshold; the masks are gone."""
+
+    class_ids: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    is_matched: NDArray[np.bool_]
+    is_ignored: NDArray[np.bool_]
+    true_class_ids: NDArray[np.int64]
+    is_true_ignored: NDArray[np.bool_]
+
+
 class MaskAp:
     """Collects instances and tells their AP; which of them match is kept, their masks are not."""
 
     def __init__(self, class_ids: Collection[int]) -> None:
         """Count these classes."""
-        self._matches: dict[int, list[dict[str, Any]]] = {class_id: [] for class_id in sorted(set(class_ids))}
+        self._class_ids = sorted(set(class_ids))
+        self._images: list[_Matches] = []
 
     def update(self, predicted: Sequence[Instance], truth: Sequence[Instance]) -> Self:
         """Add one image, whose instances may overlap."""
         class_ids = sorted({entry.class_id for entry in (*predicted, *truth)})
-        evaluation = _evaluation(class_ids, 1, _index(truth, class_ids), _index(predicted, class_ids))
+        if not class_ids:
+            return self
+        evaluation = _evaluation(class_ids, MAX_INSTANCES, _index(truth, class_ids), _index(predicted, class_ids))
         # The library tells its progress on stdout.
         with redirect_stdout(io.StringIO()):
             evaluation.evaluate()
-        for class_id, matches in zip(class_ids, evaluation.evalImgs, strict=True):
-            self._matches[class_id].append(
-                {
-                    'dtScores': np.array(matches['dtScores'], np.float64),
-                    'dtMatches': matches['dtMatches'] > 0,
-                    'dtIgnore': matches['dtIgnore'].astype(np.bool_),
-                    'gtIgnore': np.asarray(matches['gtIgnore']).astype(np.bool_),
-                }
+        by_class = evaluation.evalImgs
+        self._images.append(
+            _Matches(
+                class_ids=np.repeat(class_ids, [len(entry['dtScores']) for entry in by_class]),
+                scores=np.concatenate([entry['dtScores'] for entry in by_class]),
+                is_matched=np.concatenate([entry['dtMatches'] > 0 for entry in by_class], axis=1),
+                is_ignored=np.concatenate([entry['dtIgnore'] for entry in by_class], axis=1).astype(np.bool_),
+                true_class_ids=np.repeat(class_ids, [len(entry['gtIgnore']) for entry in by_class]),
+                is_true_ignored=np.concatenate([entry['gtIgnore'] for entry in by_class]).astype(np.bool_),
             )
+        )
         return self
 
     def compute(self) -> MaskApResult:
         """Return the numbers over all images so far."""
-        per_class, at_50 = {}, []
-        for class_id, matches in self._matches.items():
-            evaluation = _evaluation([class_id], len(matches))
-            evaluation.evalImgs = matches
-            evaluation._paramsEval = evaluation.params
-            with redirect_stdout(io.StringIO()):
-                evaluation.accumulate()
-            # (IoU, recall); -1 where the class has no true instance.
-            precision = evaluation.eval['precision'][:, :, 0, 0, 0]
-            if (precision >= 0).all():
-                per_class[class_id] = float(precision.mean())
-                at_50.append(float(precision[_IOU_50].mean()))
+        if not self._images:
+            return MaskApResult(float('nan'), float('nan'), {})
+        matches = _Matches(
+            *(
+                np.concatenate([getattr(image, field.name) for image in self._images], axis=-1)
+                for field in fields(_Matches)
+            )
+        )
+        precision_of = {
+            class_id: _precision(matches, class_id)
+            for class_id in self._class_ids
+            if not matches.is_true_ignored[matches.true_class_ids == class_id].all()
+        }
+        per_class = {class_id: float(precision.mean()) for class_id, precision in precision_of.items()}
+        at_50 = [float(precision[_IOU_50].mean()) for precision in precision_of.values()]
         return MaskApResult(_mean(list(per_class.values())), _mean(at_50), per_class)
 
 
@@ -111,11 +131,31 @@ def instances_of(id_map: NDArray[np.integer], entries: Iterable[tuple[int, int, 
     ]
 
 
-def _evaluation(class_ids: list[int], images: int, truth: Any = None, predicted: Any = None) -> Any:
+def _precision(matches: _Matches, class_id: int) -> NDArray[np.float64]:
+    """Return the precision of a class, which has true instances, by IoU threshold and by 101 recalls."""
+    is_found = matches.class_ids == class_id
+    # To the library, all images are one: the surest of each were chosen before.
+    evaluation = _evaluation([class_id], max(1, int(is_found.sum())))
+    evaluation.evalImgs = [
+        {
+            'dtScores': matches.scores[is_found],
+            'dtMatches': matches.is_matched[:, is_found],
+            'dtIgnore': matches.is_ignored[:, is_found],
+            'gtIgnore': matches.is_true_ignored[matches.true_class_ids == class_id],
+        }
+    ]
+    evaluation._paramsEval = evaluation.params
+    with redirect_stdout(io.StringIO()):
+        evaluation.accumulate()
+    precision: NDArray[np.float64] = evaluation.eval['precision'][:, :, 0, 0, 0]
+    return precision
+
+
+def _evaluation(class_ids: list[int], max_instances: int, truth: Any = None, predicted: Any = None) -> Any:
     evaluation: Any = COCOeval(truth, predicted, 'segm')
     parameters = evaluation.params
-    parameters.imgIds, parameters.catIds = list(range(1, images + 1)), class_ids
-    parameters.maxDets, parameters.areaRng, parameters.areaRngLbl = [MAX_INSTANCES], _AREAS, ['all']
+    parameters.imgIds, parameters.catIds, parameters.maxDets = [1], class_ids, [max_instances]
+    parameters.areaRng, parameters.areaRngLbl = _AREAS, ['all']
     return evaluation
 
 

@@ -103,8 +103,8 @@ def _measured_row(
     )
     if numbers['split'] != PUBLISHED_SPLIT:
         label += f' of {numbers["split"]}'
-    if 'by_words' in numbers:
-        label += f', {kind}'
+    if kind != 'vocabulary':
+        label += f', words: {kind}'
     if summary['oracle']:
         label += f', oracle {summary["oracle"]}'
     cells = [_percent(column[key]) for key in PUBLISHED_METRICS.values()]
@@ -116,6 +116,8 @@ def _measured_row(
 def _notes(summary: Mapping[str, Any]) -> Sequence[str]:
     datasets = summary['datasets']
     notes = ['AP and mIoU are ap_instances and miou_semantic from above. Published rows are of models trained on COCO.']
+    if any(numbers['miou_semantic'] is None for numbers in datasets.values()):
+        notes.append('They need --backend torch --precision fp32: other back-ends merge their masks by themselves.')
     if not all(numbers['is_comparable'] for numbers in datasets.values()):
         notes.append(
             'In brackets: not measured on all images and categories of val, or with an oracle; do not compare.'
@@ -124,6 +126,8 @@ def _notes(summary: Mapping[str, Any]) -> Sequence[str]:
         notes.append('coco-panoptic: the published models were trained on its split train.')
     if 'ade20k-150' in datasets and datasets['ade20k-150']['has_instances']:
         notes.append('ade20k-150: mIoU is published for its maps of classes, see --semantic.')
+    if 'cityscapes' in datasets:
+        notes.append('cityscapes: AP is published by the rules of Cityscapes, measured here by those of COCO.')
     return notes
 
 

@@ -155,6 +155,16 @@ def test_each_data_set_may_have_its_own_root(segmenter, root, capsys):
 def test_words_and_oracles_are_named(segmenter, root, capsys):
     arguments = ['--dataset', 'cityscapes', '--root', root, '--oracle', 'masks']
     assert 'scripted, measured here, 2 of 500 images, oracle masks' in run(capsys, *arguments)[1]
+    out = run(capsys, *arguments[:-2], '--words', 'names')[1]
+    assert 'scripted, measured here, 2 of 500 images, words: names ' in out
+
+
+def test_a_back_end_that_merges_by_itself_has_no_published_metrics(segmenter, root, capsys, monkeypatch):
+    monkeypatch.setattr(segmenter.backend, 'precision', 'fp16')
+    out = run(capsys, '--dataset', 'cityscapes', '--root', root)[1]
+    line = next(line for line in out.splitlines() if 'measured here' in line)
+    assert line.split()[-3:] == ['(0.0)', '-', '-']
+    assert 'They need --backend torch --precision fp32' in out
 
 
 def test_a_signal_ends_it_with_what_it_has(segmenter, root, capsys, monkeypatch):
