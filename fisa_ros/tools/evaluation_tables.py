@@ -40,7 +40,7 @@ def print_named_datasets(summary: Mapping[str, Any]) -> None:
     columns: dict[str, Mapping[str, Any]] = {}
     for name, numbers in summary['datasets'].items():
         by_words = _by_words(numbers, summary['words'])
-        images = {'images': f'{numbers["images"]} of {numbers["of_images"]}'}
+        images = {'scored images': f'{numbers["images"]} of {numbers["of_images"]}'}
         for kind, column in by_words.items():
             columns[name if len(by_words) == 1 else f'{name}, {kind}'] = column | images
     _print_metrics(columns)
@@ -61,7 +61,7 @@ def _by_words(summary: Mapping[str, Any], words: str) -> dict[str, dict[str, Any
 def _print_metrics(columns: Mapping[str, Mapping[str, Any]]) -> None:
     widths = [max(12, len(name) + 2) for name in columns]
     print(f'{"":{_KEY_WIDTH}}' + ''.join(f'{name:>{width}}' for name, width in zip(columns, widths, strict=True)))
-    for key in ('images', *_SHOWN):
+    for key in ('scored images', *_SHOWN):
         if any(numbers.get(key) is not None for numbers in columns.values()):
             cells = [_fraction(numbers.get(key)) for numbers in columns.values()]
             print(

@@ -67,6 +67,7 @@ def test_a_table(segmenter, files, capsys):
     assert lines['grass-merged'] == ['1.000', '1.000', '1.000', '1.000', '-', '1.000']
     assert lines['pq'] == ['0.500']
     assert 'removed_mislabelled' in lines
+    assert not {'images', 'scored'} & lines.keys()
     assert '2 images in' in out
 
 

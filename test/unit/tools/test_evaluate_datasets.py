@@ -95,7 +95,7 @@ def test_the_table_converts_and_marks_what_is_in_part(summary, capsys):
     out = capsys.readouterr().out
     fractions, percent = out.split('Beside published results, in percent')
     lines = {line.split()[0]: line.split()[1:] for line in fractions.splitlines() if line.strip()}
-    assert lines['images'] == ['2', 'of', '2000', '2', 'of', '2000', '2', 'of', '500']
+    assert lines['scored'] == ['images', '2', 'of', '2000', '2', 'of', '2000', '2', 'of', '500']
     assert lines['pq'][1] == '-'
     assert lines['miou_semantic'][2] == f'{summary["datasets"]["cityscapes"]["miou_semantic"]:.3f}'
     block = percent[percent.index('cityscapes') :].splitlines()
