@@ -1,8 +1,10 @@
 """Augmented training batches of a panoptic data set."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -17,8 +19,10 @@ MASK_STRIDE = 4
 _MIN_MASK_CELLS = 0.5
 _PIXELS_PER_CELL = MASK_STRIDE**2
 _CROP_SHARE = 0.6
+_MIN_SCALE = 0.6
 _NOISE_SHARE = 0.3
 _NOISE_SIGMA = 0.02
+_STEPS_AHEAD = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +34,14 @@ class Sample:
         masks: `(T, S/4, S/4)` float32, the share of each cell that an instance covers.
         categories: `(T,)` int64 category ids of the data set.
         index: Which record of the data set it is.
+        proposals: `(N, S/4, S/4)` uint8, 1 where a kept mask of the generator is; `None` where none are kept.
     """
 
     image: Tensor
     masks: Tensor
     categories: Tensor
     index: int
+    proposals: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +53,22 @@ class Batch:
         masks: Per image `(T, S/4, S/4)` float32, the share of each cell that an instance covers.
         categories: Per image `(T,)` int64 category ids of the data set.
         indices: Per image the record of the data set.
+        proposals: `(B, N, S/4, S/4)` uint8, 1 where a kept mask of the generator is; `None` where none are kept.
     """
 
     images: Tensor
     masks: list[Tensor]
     categories: list[Tensor]
     indices: list[int]
+    proposals: Tensor | None = None
+
+
+class KeptMasks(Protocol):
+    """Masks that a generator made of the images of a data set as they are."""
+
+    def masks(self, index: int) -> NDArray[np.uint8]:
+        """Return `(N, S/4, S/4)` uint8, 1 where a mask is, of one record stretched to the size S."""
+        ...
 
 
 def instance_masks(panoptic_map: NDArray[np.int32], segments: Sequence[SegmentInfo]) -> tuple[Tensor, Tensor]:
@@ -96,40 +112,45 @@ def training_batches(
     seed: int,
     first_step: int = 0,
     *,
-    rank: int = 0,
-    world_size: int = 1,
-    min_scale: float = 0.6,
+    part: int = 0,
+    parts: int = 1,
+    loaders: int = 1,
+    kept_masks: KeptMasks | None = None,
+    is_augmented: bool = True,
 ) -> Iterator[Batch]:
-    """Yield augmented batches for ever; the next one is made while one is used.
+    """Yield augmented batches for ever; the next ones are made while one is used.
 
-    Batch n depends on `seed` and n alone, and so does each position of it: training can resume anywhere, and several
-    processes make together the batch that one would make.
+    What step n sees depends on `seed` and n alone, and so does each image of it: training can resume anywhere, and
+    several processes, or batches of one step, make together the batch that one would make.
 
     Args:
         dataset: Images with truth, drawn with replacement.
         size: Edge of the square images in pixels, a multiple of 4.
-        batch_size: Images of a batch over all processes.
+        batch_size: Images of a step in all parts.
         seed: Of everything random.
-        first_step: Number of the first batch.
-        rank: Which process this is; it makes only its share of each batch.
-        world_size: Number of processes.
-        min_scale: Shortest side of a crop as a share of the image's.
+        first_step: Number of the first step.
+        part: Which part of the images of each step is made here.
+        parts: Number of parts.
+        loaders: Threads that make images.
+        kept_masks: Where the generator's masks come from; they are cut and flipped as the images are.
+        is_augmented: Whether images are cut, flipped and coloured; else they are only stretched.
 
     Raises:
         DataError: The data set is empty or an image of it is broken, `size` or `batch_size` cannot be divided.
     """
     _check(dataset, size)
-    if batch_size % world_size:
-        raise DataError(f'batch_size must be divisible by {world_size} processes, got {batch_size}')
-    share = batch_size // world_size
+    if batch_size % parts:
+        raise DataError(f'batch_size must be divisible by {parts} parts, got {batch_size}')
+    share = batch_size // parts
 
-    def make(step: int) -> Batch:
-        positions = range(rank * share, (rank + 1) * share)
-        return _collate(
-            [_augmented(dataset, size, np.random.default_rng([seed, step, n]), min_scale) for n in positions]
-        )
+    def sample(step: int, position: int) -> Sample:
+        rng = np.random.default_rng([seed, step, position])
+        index = int(rng.integers(len(dataset)))
+        if is_augmented:
+            return _augmented(dataset, index, size, rng, kept_masks)
+        return _plain(dataset, index, size, kept_masks)
 
-    return _prefetched(make, first_step)
+    return _prefetched(sample, range(part * share, (part + 1) * share), first_step, loaders)
 
 
 def validation_batches(
@@ -143,12 +164,12 @@ def validation_batches(
     _check(dataset, size)
     count = len(dataset) if limit is None else min(limit, len(dataset))
     for start in range(0, count, batch_size):
-        samples = []
-        for index in range(start, min(start + batch_size, count)):
-            image, panoptic_map = _scaled(dataset.image(index), dataset.panoptic_map(index), size)
-            masks, categories = instance_masks(panoptic_map, dataset.records[index].segments)
-            samples.append(Sample(_as_tensor(image), masks, categories, index))
-        yield _collate(samples)
+        yield _collate([_plain(dataset, index, size, None) for index in range(start, min(start + batch_size, count))])
+
+
+def stretched_image(image: NDArray[np.uint8], size: int) -> Tensor:
+    """Return `(3, S, S)` float32 rgb in [0, 1] of an image `(H, W, 3)` uint8 rgb."""
+    return _as_tensor(_scaled_image(image, size))
 
 
 def _check(dataset: PanopticDataset, size: int) -> None:
@@ -158,39 +179,85 @@ def _check(dataset: PanopticDataset, size: int) -> None:
         raise DataError(f'size must be a positive multiple of {MASK_STRIDE} pixels, got {size}')
 
 
-def _prefetched(make: Callable[[int], Batch], first_step: int) -> Iterator[Batch]:
-    step = first_step
-    with ThreadPoolExecutor(1, thread_name_prefix='batches') as worker:
-        waiting = worker.submit(make, step)
-        while True:
-            batch = waiting.result()
-            step += 1
-            waiting = worker.submit(make, step)
-            yield batch
+def _prefetched(make: Callable[[int, int], Sample], positions: range, first_step: int, loaders: int) -> Iterator[Batch]:
+    with (
+        ThreadPoolExecutor(loaders, thread_name_prefix='images') as readers,
+        ThreadPoolExecutor(1, thread_name_prefix='batches') as collator,
+    ):
+
+        def batch(step: int) -> Batch:
+            return _collate(list(readers.map(make, [step] * len(positions), positions)))
+
+        waiting: deque[Future[Batch]] = deque()
+        step = first_step
+        try:
+            while True:
+                while len(waiting) < _STEPS_AHEAD:
+                    waiting.append(collator.submit(batch, step))
+                    step += 1
+                yield waiting.popleft().result()
+        finally:
+            collator.shutdown(cancel_futures=True)
 
 
-def _augmented(dataset: PanopticDataset, size: int, rng: np.random.Generator, min_scale: float) -> Sample:
-    index = int(rng.integers(len(dataset)))
+def _augmented(
+    dataset: PanopticDataset, index: int, size: int, rng: np.random.Generator, kept_masks: KeptMasks | None
+) -> Sample:
     image, panoptic_map = dataset.image(index), dataset.panoptic_map(index)
     full_h, full_w = image.shape[:2]
-    scales = rng.uniform(min_scale, 1.0, 2) if rng.random() < _CROP_SHARE else np.ones(2)
+    scales = rng.uniform(_MIN_SCALE, 1.0, 2) if rng.random() < _CROP_SHARE else np.ones(2)
     height, width = max(1, int(full_h * scales[0])), max(1, int(full_w * scales[1]))
     top, left = int(rng.integers(full_h - height + 1)), int(rng.integers(full_w - width + 1))
     window = slice(top, top + height), slice(left, left + width)
-    image, panoptic_map = _scaled(image[window], panoptic_map[window], size)
-    if rng.random() < 0.5:
+    image, panoptic_map = _scaled_image(image[window], size), _scaled_map(panoptic_map[window], size)
+    is_flipped = bool(rng.random() < 0.5)
+    if is_flipped:
         image, panoptic_map = image[:, ::-1], np.ascontiguousarray(panoptic_map[:, ::-1])
     masks, categories = instance_masks(panoptic_map, dataset.records[index].segments)
-    return Sample(jitter_colors(_as_tensor(image), rng), masks, categories, index)
+    proposals = None
+    if kept_masks is not None:
+        proposals = cut_masks(
+            kept_masks.masks(index), (top / full_h, left / full_w, height / full_h, width / full_w), is_flipped
+        )
+    return Sample(jitter_colors(_as_tensor(image), rng), masks, categories, index, proposals)
 
 
-def _scaled(
-    image: NDArray[np.uint8], panoptic_map: NDArray[np.int32], size: int
-) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+def _plain(dataset: PanopticDataset, index: int, size: int, kept_masks: KeptMasks | None) -> Sample:
+    image, panoptic_map = _scaled_image(dataset.image(index), size), _scaled_map(dataset.panoptic_map(index), size)
+    masks, categories = instance_masks(panoptic_map, dataset.records[index].segments)
+    proposals = None if kept_masks is None else torch.from_numpy(kept_masks.masks(index))
+    return Sample(_as_tensor(image), masks, categories, index, proposals)
+
+
+def cut_masks(masks: NDArray[np.uint8], window_tlhw: tuple[float, float, float, float], is_flipped: bool) -> Tensor:
+    """Cut a window out of masks, stretch it to their size and flip it; each cell takes the nearest one.
+
+    Args:
+        masks: `(N, h, w)` uint8 of the whole image.
+        window_tlhw: Top, left, height and width as shares of the image.
+        is_flipped: Whether left becomes right.
+
+    Returns:
+        `(N, h, w)` uint8.
+    """
+    top, left, height, width = window_tlhw
+    count, rows, columns = masks.shape
+    y = np.floor(top * rows + (np.arange(rows) + 0.5) * height).astype(np.intp).clip(0, rows - 1)
+    x = np.floor(left * columns + (np.arange(columns) + 0.5) * width).astype(np.intp).clip(0, columns - 1)
+    if is_flipped:
+        x = x[::-1]
+    flat = masks.reshape(count, rows * columns).take((y[:, None] * columns + x).ravel(), 1)
+    return torch.from_numpy(flat.reshape(count, rows, columns))
+
+
+def _scaled_image(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     shrinks = min(image.shape[:2]) >= size
     resized = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    ids = cv2.resize(panoptic_map, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
-    return np.asarray(resized, np.uint8), np.asarray(ids, np.int32)
+    return np.asarray(resized, np.uint8)
+
+
+def _scaled_map(panoptic_map: NDArray[np.int32], size: int) -> NDArray[np.int32]:
+    return np.asarray(cv2.resize(panoptic_map, (size, size), interpolation=cv2.INTER_NEAREST_EXACT), np.int32)
 
 
 def _as_tensor(image: NDArray[np.uint8]) -> Tensor:
@@ -199,9 +266,11 @@ def _as_tensor(image: NDArray[np.uint8]) -> Tensor:
 
 
 def _collate(samples: Sequence[Sample]) -> Batch:
+    proposals = [sample.proposals for sample in samples if sample.proposals is not None] or None
     return Batch(
         images=torch.stack([sample.image for sample in samples]),
         masks=[sample.masks for sample in samples],
         categories=[sample.categories for sample in samples],
         indices=[sample.index for sample in samples],
+        proposals=None if proposals is None else torch.stack(proposals),
     )

@@ -82,25 +82,25 @@ class CaptionedCrops:
         self._row = {sentence: row for row, sentence in enumerate(self.sentences)}
 
     def batches(
-        self, size: int, batch_size: int, seed: int, first_step: int = 0, *, rank: int = 0, world_size: int = 1
+        self, size: int, batch_size: int, seed: int, first_step: int = 0, *, part: int = 0, parts: int = 1
     ) -> Iterator[CropBatch]:
-        """Yield batches for ever; batch n depends on `seed` and n alone, and each process makes its part of it."""
-        if batch_size % world_size:
-            raise DataError(f'batch_size must be divisible by {world_size} processes, got {batch_size}')
-        share = batch_size // world_size
+        """Yield batches for ever: of the images of step n, which depend on `seed` and n alone, one of so many parts."""
+        if batch_size % parts:
+            raise DataError(f'batch_size must be divisible by {parts} parts, got {batch_size}')
+        share = batch_size // parts
         step = first_step
         while True:
-            parts = [
+            samples = [
                 self._image(np.random.default_rng([seed, step, position]), size)
-                for position in range(rank * share, (rank + 1) * share)
+                for position in range(part * share, (part + 1) * share)
             ]
-            counts = torch.tensor([len(boxes) for _, boxes, _, _ in parts])
+            counts = torch.tensor([len(boxes) for _, boxes, _, _ in samples])
             yield CropBatch(
-                images=torch.stack([image for image, _, _, _ in parts]),
+                images=torch.stack([image for image, _, _, _ in samples]),
                 image_index=torch.arange(share).repeat_interleave(counts),
-                boxes=torch.from_numpy(np.concatenate([boxes for _, boxes, _, _ in parts])),
-                captions=torch.tensor([row for _, _, rows, _ in parts for row in rows], dtype=torch.int64),
-                order=torch.from_numpy(np.concatenate([order for _, _, _, order in parts])),
+                boxes=torch.from_numpy(np.concatenate([boxes for _, boxes, _, _ in samples])),
+                captions=torch.tensor([row for _, _, rows, _ in samples for row in rows], dtype=torch.int64),
+                order=torch.from_numpy(np.concatenate([order for _, _, _, order in samples])),
             )
             step += 1
 

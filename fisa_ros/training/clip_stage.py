@@ -24,8 +24,10 @@ from fisa_ros.networks.segmentation_network import SegmentationNetwork
 from fisa_ros.networks.text_encoder import TextEncoder
 from fisa_ros.training.caption_crops import CaptionedCrops, CropBatch
 from fisa_ros.training.checkpoint import load_tensors, save_tensors
-from fisa_ros.training.loop import Phase, RunSettings, Term, phase_seed, train
+from fisa_ros.training.loop import train
 from fisa_ros.training.mask_accuracy import VALIDATION_IMAGES, mask_accuracy
+from fisa_ros.training.settings import Phase, RunSettings, phase_seed
+from fisa_ros.training.terms import Term
 from fisa_ros.training.vocabulary_sampler import DISTRACTORS, SampledVocabulary
 
 _MAX_LOGIT_SCALE = 60.0
@@ -168,8 +170,8 @@ def train_clip(
         module,
         parameters,
         phases,
-        lambda phase, step, rank, world_size: crops.batches(
-            phase.size, phase.batch_size, phase_seed(seed, phases, phase), step, rank=rank, world_size=world_size
+        lambda phase, step, part, parts: crops.batches(
+            phase.size, phase.batch_size, phase_seed(seed, phases, phase), step, part=part, parts=parts
         ),
         loss,
         folder,

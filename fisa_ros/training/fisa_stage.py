@@ -23,9 +23,13 @@ from fisa_ros.training.fiser import (
     hide_tokens,
     reconstruction_loss,
 )
-from fisa_ros.training.loop import Phase, RunSettings, Term, phase_seed, train
+from fisa_ros.training.loop import train
 from fisa_ros.training.mask_accuracy import IGNORED, VALIDATION_IMAGES, mask_accuracy, pad_masks
+from fisa_ros.training.mask_cache import open_mask_cache
+from fisa_ros.training.processes import Processes
+from fisa_ros.training.settings import Phase, RunSettings, phase_seed
 from fisa_ros.training.simo import DEFAULT_SIMO_SETS, apply_simo
+from fisa_ros.training.terms import Term
 from fisa_ros.training.vocabulary_sampler import SampledVocabulary, VocabularySampler
 
 _MIN_IOU = 0.5
@@ -49,6 +53,9 @@ class FisaOptions:
         synonyms: File with other words for the categories, a shipped name or a path; empty for none.
         predicted_share: Share of the steps that use predicted masks instead of true ones.
         fiser_weight: Weight of FiSeR's loss; 0 for none.
+        kept_masks: Masks of an image that a cache keeps, those of highest objectness.
+        ema: Decay of an average of the weights, which then is the result; 0 for none.
+        is_augmented: Whether images are cut, flipped and coloured.
     """
 
     simo: tuple[str, ...] = DEFAULT_SIMO_SETS
@@ -56,6 +63,9 @@ class FisaOptions:
     synonyms: str = ''
     predicted_share: float = 0.5
     fiser_weight: float = 0.0
+    kept_masks: int = 100
+    ema: float = 0.0
+    is_augmented: bool = True
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.predicted_share <= 1.0:
@@ -64,6 +74,10 @@ class FisaOptions:
             raise DataError('simo must name at least one set')
         if not 0.0 <= self.fiser_weight <= 100.0:
             raise DataError(f'fiser_weight must be in [0, 100], got {self.fiser_weight}')
+        if self.kept_masks < 1:
+            raise DataError(f'kept_masks must be 1 or more, got {self.kept_masks}')
+        if not 0.0 <= self.ema < 1.0:
+            raise DataError(f'ema must be in [0, 1), got {self.ema}')
 
 
 def roughen(masks: Tensor, rng: np.random.Generator) -> Tensor:
@@ -104,6 +118,15 @@ def name_predicted_masks(mask_logits: Tensor, batch: Batch) -> Tensor:
         labels[image] = torch.where(best > _MIN_IOU, categories[index], IGNORED)
         labels[image][is_mixed] = ON_NOTHING
     return labels
+
+
+@torch.no_grad()
+def _predicted_logits(network: SegmentationNetwork, batch: Batch) -> Tensor:
+    """Return `(B, N, h, w)` mask logits of the generator, kept ones where the batch has them."""
+    if batch.proposals is not None:
+        return (2 * batch.proposals.float() - 1) * SURE_LOGIT
+    logits: Tensor = network.generator(batch.images).mask_logits
+    return logits.float()
 
 
 class _HiddenWords(nn.Module):
@@ -150,20 +173,26 @@ def train_fisa(
         trained['fiser'] = hidden_words
         parameters += list(hidden_words.parameters())
     network.to(memory_format=torch.channels_last)
+    size = phases[0].size
+    kept_masks = None
+    if run.mask_cache is not None:
+        network.generator.to(Processes().device)
+        kept_masks = open_mask_cache(
+            run.mask_cache, network.generator, dataset, size, options.kept_masks, run.precision, run.loaders or 1
+        )
 
     def loss(batch: Batch, step: int) -> dict[str, Term]:
         rng = np.random.default_rng([seed, step, 1])
         vocabulary = sampler.draw(rng).to(batch.images.device)
         if rng.random() < options.predicted_share:
-            with torch.no_grad():
-                logits = network.generator(batch.images).mask_logits.float()
+            logits = _predicted_logits(network, batch)
             categories = name_predicted_masks(logits, batch)
         else:
             masks, categories = pad_masks(batch)
             logits = (2 * roughen(masks, rng) - 1) * SURE_LOGIT
         target = vocabulary.rows_of(categories, sampler.tuned, IGNORED)
         target = torch.where(categories == ON_NOTHING, len(vocabulary.text_embeddings), target)
-        images = batch.images.contiguous(memory_format=torch.channels_last)
+        images = network.at_tower_size(batch.images).contiguous(memory_format=torch.channels_last)
         hidden, token_mask = None, vocabulary.token_mask
         # Not always: SEVE must also meet images all of whose words it sees, as at run time.
         if hidden_words is not None and vocabulary.tokens_are_classes and rng.random() < _HIDING_SHARE:
@@ -190,17 +219,22 @@ def train_fisa(
         trained,
         parameters,
         phases,
-        lambda phase, step, rank, world_size: training_batches(
+        lambda phase, step, part, parts: training_batches(
             dataset,
             phase.size,
             phase.batch_size,
             phase_seed(seed, phases, phase),
             step,
-            rank=rank,
-            world_size=world_size,
+            part=part,
+            parts=parts,
+            loaders=run.loaders or 1,
+            kept_masks=kept_masks,
+            is_augmented=options.is_augmented,
         ),
         loss,
         folder,
-        validate=lambda: mask_accuracy(network, sampler.full(), validation, phases[-1].size, novel, VALIDATION_IMAGES),
+        validate=lambda: mask_accuracy(network, sampler.full(), validation, size, novel, VALIDATION_IMAGES),
         run=run,
+        ema=options.ema or None,
+        saves_frozen=False,
     )

@@ -9,9 +9,11 @@ from torch import Tensor
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.networks.tiny_generator import TinyMaskGenerator
 from fisa_ros.training.batches import Batch, training_batches, validation_batches
-from fisa_ros.training.loop import Phase, RunSettings, Term, phase_seed, train
+from fisa_ros.training.loop import train
 from fisa_ros.training.mask_accuracy import VALIDATION_IMAGES
 from fisa_ros.training.mask_loss import mask_loss
+from fisa_ros.training.settings import Phase, RunSettings, phase_seed
+from fisa_ros.training.terms import Term
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +73,15 @@ def train_generator(
         generator,
         list(generator.parameters()),
         phases,
-        lambda phase, step, rank, world_size: training_batches(
+        lambda phase, step, part, parts: training_batches(
             dataset,
             phase.size,
             phase.batch_size,
             phase_seed(seed, phases, phase),
             step,
-            rank=rank,
-            world_size=world_size,
+            part=part,
+            parts=parts,
+            loaders=run.loaders or 1,
         ),
         loss,
         folder,

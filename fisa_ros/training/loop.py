@@ -1,14 +1,13 @@
 """The training loop that every stage shares: optimiser, schedule, processes, progress, checkpoints."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
-from dataclasses import dataclass, field
 import logging
 import math
 from pathlib import Path
 import signal
 import time
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -18,81 +17,18 @@ from fisa_ros.core.stop_signals import noted_signals
 from fisa_ros.training.checkpoint import differences, fingerprint, load_tensors, save_tensors
 from fisa_ros.training.processes import Processes
 from fisa_ros.training.progress import Summary, TrainingLog
+from fisa_ros.training.settings import Phase, RunSettings, learning_rate
+from fisa_ros.training.terms import StepGradients, Term
+from fisa_ros.training.weight_average import WeightAverage
 
-Precision = Literal['fp32', 'bf16']
 CHECKPOINT_NAME = 'checkpoint.pt'
-_WARM_UP_STEPS = 200
-_SEED_STRIDE = 1_000_003
 _LOG_STEPS = 100
 _CHECKPOINT_SECONDS = 120.0
 _MAX_GRADIENT_NORM = 1.0
 _SMOOTHING = 0.98
+_MIN_LOSS_SCALE = 1.0
 _STOP_REASONS = ('time limit', 'SIGINT', 'SIGTERM')
 _LOG = logging.getLogger('fisa_ros.training')
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """A stretch of training at one image size.
-
-    Attributes:
-        size: Edge of the square images in pixels.
-        batch_size: Images per batch, over all processes.
-        steps: Optimiser steps.
-        learning_rate: Peak learning rate; it warms up linearly and falls along a cosine to 1 %.
-        accumulate: Batches per step. Each is divided by its own counts, so one step with two batches is not exactly
-            one with a batch twice as large where the counts of the batches differ.
-    """
-
-    size: int
-    batch_size: int
-    steps: int
-    learning_rate: float
-    accumulate: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ('size', 'batch_size', 'steps', 'accumulate'):
-            if getattr(self, name) < 1:
-                raise DataError(f'{name} of a phase must be 1 or more, got {getattr(self, name)}')
-        if not 0 < self.learning_rate < math.inf:
-            raise DataError(f'learning_rate of a phase must be above 0, got {self.learning_rate}')
-
-
-@dataclass(frozen=True, slots=True)
-class RunSettings:
-    """How a stage is run.
-
-    Attributes:
-        threads: Threads of PyTorch in each process; `None` leaves them as they are.
-        max_seconds: Wall time after which training stops, to be continued later; `None` for no limit.
-        precision: Of the forward pass.
-        recipe: What a run must share with the one that it resumes, as plain values.
-    """
-
-    threads: int | None = None
-    max_seconds: float | None = None
-    precision: Precision = 'fp32'
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise DataError(f'threads must be 1 or more, got {self.threads}')
-        if self.max_seconds is not None and not self.max_seconds > 0:
-            raise DataError(f'max_seconds must be above 0, got {self.max_seconds}')
-
-
-class Term(NamedTuple):
-    """One part of a loss: its mean over the items of all processes, times a weight, is minimised.
-
-    Attributes:
-        total: Sum over this process's items, scalar.
-        count: Number of this process's items; 0 is allowed.
-        weight: Factor in the minimised loss; 0 only shows the mean.
-    """
-
-    total: Tensor
-    count: Tensor | float  # type: ignore[assignment]  # hides tuple.count
-    weight: float
 
 
 class TrainingStoppedError(Exception):
@@ -116,44 +52,44 @@ def train[B](
     validate: Callable[[], dict[str, float]] | None = None,
     validate_every: int = 1000,
     ema: float | None = None,
+    saves_frozen: bool = True,
 ) -> Summary:
     """Train `parameters` through all phases, resuming from `folder` where an earlier run stopped.
 
     Resuming is exact to the step: on a CPU the weights are those of a run that was never interrupted. The processes of
-    `torchrun` (on GPUs also of `accelerate launch`) train one model, to the weights of one process up to rounding, as
-    long as an item's loss depends on that item alone; batch normalisation in training mode breaks this.
+    `torchrun` (on GPUs also of `accelerate launch`) train one model, to the weights of one process up to rounding, and
+    several batches per step do so too, as long as an item's loss depends on that item alone; batch normalisation in
+    training mode breaks this.
 
     Args:
         module: What is saved in checkpoints; it is moved to the device. Holds all `parameters`.
         parameters: What is trained.
         phases: In this order.
-        batches: Gives the batches of a phase, dataclasses, from one of its batches on, for a process (rank) of so many.
+        batches: Gives the batches of a phase, dataclasses, from one of its steps on: of so many equal parts of the
+            images of each step, the part of one number.
         step_loss: Maps a batch, on the device, and the overall step to terms; the same names on every process.
         folder: Where checkpoint, summary, `log.jsonl` and TensorBoard's files are written, by the first process.
         run: How it is run.
         weight_decay: Of matrices; vectors have none.
         validate: Measures the module in the first process; called every `validate_every` steps and after each phase.
         validate_every: Steps between two validations.
-        ema: Decay of an average of the weights that is kept and saved beside them; `None` for none.
+        ema: Decay of an average of the weights that is kept and saved beside them, validated, and left in the module
+            at the end; `None` for none.
+        saves_frozen: Whether checkpoints hold the parameters too that are not trained; else `recipe` of `run` must tell
+            those of two runs apart.
 
     Raises:
-        DataError: The checkpoint is corrupt or of another recipe, or a loss or gradient is not finite; the last good
-            checkpoint stays, and the batch is saved.
+        DataError: The checkpoint is corrupt or of another recipe, a batch cannot be split or is too large for the GPU,
+            or a loss or gradient is not finite; the last good checkpoint stays, and the batch is saved.
         TrainingStoppedError: SIGINT, SIGTERM or the time limit ended it early.
     """
-    return _Training(module, parameters, phases, folder, run, weight_decay, ema).run(
+    return _Training(module, parameters, phases, folder, run, weight_decay, ema, saves_frozen).run(
         batches, step_loss, validate, validate_every
     )
 
 
-def phase_seed(seed: int, phases: Sequence[Phase], phase: Phase) -> int:
-    """Return a seed for the batches of one of the phases, so that no two phases see the same ones."""
-    index = next(index for index, other in enumerate(phases) if other is phase)
-    return seed + phase.size + _SEED_STRIDE * index
-
-
 def load_trained(folder: Path, *, allow_unfinished: bool = False) -> dict[str, Tensor]:
-    """Return the state of the module that was trained in `folder`, on the CPU: its averaged weights if it has them.
+    """Return what was saved of the module trained in `folder`, on the CPU: its averaged weights if it has them.
 
     Raises:
         DataError: There is no checkpoint, it is corrupt, or training has not reached its last step.
@@ -169,11 +105,6 @@ def load_trained(folder: Path, *, allow_unfinished: bool = False) -> dict[str, T
     return state
 
 
-def _learning_rate(step: int, phase: Phase) -> float:
-    warm = min(1.0, (step + 1) / min(_WARM_UP_STEPS, phase.steps))
-    return phase.learning_rate * warm * (0.01 + 0.99 * (1 + math.cos(math.pi * step / phase.steps)) / 2)
-
-
 class _Training:
     """The state of one call of `train`."""
 
@@ -186,13 +117,17 @@ class _Training:
         run: RunSettings,
         weight_decay: float,
         ema: float | None,
+        saves_frozen: bool,
     ) -> None:
         self.processes = Processes()
         self.device = self.processes.device
         if run.threads is not None:
             torch.set_num_threads(run.threads)
         self.module, self.parameters = module.to(self.device), list(parameters)
-        self.phases, self.folder, self.settings, self.ema = phases, folder, run, ema
+        self.phases, self.folder, self.settings = phases, folder, run
+        self._check_split()
+        self.autocast_type = self.processes.autocast_type(run.precision)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.autocast_type == torch.float16)
         owned = dict(module.named_parameters(remove_duplicate=False))
         trained = {id(parameter) for parameter in self.parameters}
         if trained - {id(parameter) for parameter in owned.values()}:
@@ -201,6 +136,9 @@ class _Training:
             {'params': [entry for entry in self.parameters if entry.ndim > 1], 'weight_decay': weight_decay},
             {'params': [entry for entry in self.parameters if entry.ndim <= 1], 'weight_decay': 0.0},
         ]
+        self.unsaved: set[str] = set()
+        if not saves_frozen:
+            self.unsaved = {name for name, parameter in owned.items() if id(parameter) not in trained}
         self.optimizer = torch.optim.AdamW([group for group in groups if group['params']], lr=0.0)
         plain_phases = [dataclasses.asdict(phase) for phase in phases]
         method = {'phases': plain_phases, 'precision': run.precision, 'weight_decay': weight_decay, 'ema': ema}
@@ -217,10 +155,7 @@ class _Training:
         else:
             self.processes.share_state(module)
         averaged = {name for name, parameter in owned.items() if id(parameter) in trained}
-        averaged |= {name for name, buffer in module.named_buffers() if buffer.is_floating_point()}
-        state = {} if ema is None else module.state_dict()
-        self.live = {name: tensor for name, tensor in state.items() if name in averaged}
-        self.average = {name: averages.get(name, tensor).to(tensor, copy=True) for name, tensor in self.live.items()}
+        self.average = WeightAverage(module, averaged, ema, averages)
         self.started, self.started_cpu = time.monotonic(), time.process_time()
         self.saved = self.started
 
@@ -232,24 +167,22 @@ class _Training:
         validate_every: int,
     ) -> Summary:
         """Do the remaining steps; arguments and errors are those of `train`."""
-        costs = [
-            phase.size**2 * phase.batch_size * phase.accumulate for phase in self.phases for _ in range(phase.steps)
-        ]
+        costs = [phase.size**2 * phase.batch_size for phase in self.phases for _ in range(phase.steps)]
         reason = None
         with noted_signals() as received, TrainingLog(self.folder, self.step, costs, self.processes.is_main) as log:
-            for phase, step, source in self._remaining(batches):
-                rate = _learning_rate(step, phase)
+            for phase, step, sources in self._remaining(batches):
+                rate = learning_rate(step, phase)
                 for group in self.optimizer.param_groups:
                     group['lr'] = rate
-                *stops, is_save_due = self._train_step(source, phase.accumulate, step_loss, received)
+                *stops, is_save_due = self._train_step(sources, step_loss, received)
                 reason = next((name for name, asked in zip(_STOP_REASONS, stops, strict=True) if asked), None)
                 is_last = step == phase.steps - 1
                 self.step += 1
-                log.show(self.step, phase.batch_size * phase.accumulate, self.losses)
+                log.show(self.step, phase.batch_size, self.losses)
                 if self.step % _LOG_STEPS == 0:
                     log.add_losses(self.step, self._times()['cpu_seconds'], self.losses, rate)
                 if validate is not None and (self.step % validate_every == 0 or is_last):
-                    with log.pause():
+                    with log.pause(), self.average.applied():
                         self.scores = validate() if self.processes.is_main else {}
                     log.add_scores(self.step, self._times()['cpu_seconds'], self.scores)
                 if is_last or is_save_due or reason:
@@ -261,73 +194,87 @@ class _Training:
 
     def _remaining(
         self, batches: Callable[[Phase, int, int, int], Iterator[Any]]
-    ) -> Iterator[tuple[Phase, int, Iterator[Any]]]:
-        first = 0
+    ) -> Iterator[tuple[Phase, int, list[Iterator[Any]]]]:
+        first, parts = 0, self.processes.world_size * self.settings.accumulate
         for phase in self.phases:
             done = self.step - first
             first += phase.steps
             if done < phase.steps:
-                source = batches(phase, done * phase.accumulate, self.processes.rank, self.processes.world_size)
+                # One after the other, the processes' batches hold the images of a step in their order.
+                numbers = range(self.processes.rank, parts, self.processes.world_size)
+                sources = [batches(phase, done, number, parts) for number in numbers]
                 for step in range(done, phase.steps):
-                    yield phase, step, source
+                    yield phase, step, sources
 
     def _train_step(
         self,
-        source: Iterator[Any],
-        accumulate: int,
+        sources: Sequence[Iterator[Any]],
         step_loss: Callable[[Any, int], dict[str, Term]],
         received: list[int],
     ) -> list[bool]:
         """Change the weights; returns which of `_STOP_REASONS`, and whether a checkpoint, some process asks for."""
         self.optimizer.zero_grad(set_to_none=True)
+        gradients = StepGradients(self.parameters, self.processes, self.scaler, len(sources))
         requests = [False] * (len(_STOP_REASONS) + 1)
-        for _ in range(accumulate):
+        for source in sources:
             batch = next(source)
-            on_device = {name: self.processes.to_device(value) for name, value in _fields(batch).items()}
-            batch = dataclasses.replace(batch, **on_device)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == 'bf16'):
-                terms = step_loss(batch, self.step)
-            loss, total, requests = self._combine(terms, received)
+            try:
+                on_device = {name: self.processes.to_device(value) for name, value in _fields(batch).items()}
+                batch = dataclasses.replace(batch, **on_device)
+                enabled = self.autocast_type != torch.float32
+                with torch.autocast(self.device.type, self.autocast_type if enabled else None, enabled=enabled):
+                    terms = step_loss(batch, self.step)
+                requests = gradients.add(terms, self._requests(received))
+            except torch.OutOfMemoryError as error:
+                raise DataError(self._out_of_memory(error)) from error
+            total = gradients.means()['total']
             if not math.isfinite(total):
                 self._refuse('loss', total, batch)
-            if loss.requires_grad:
-                (loss / accumulate).backward()
-        self.processes.sum_gradients(self.parameters)
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, _MAX_GRADIENT_NORM))
-        if not math.isfinite(norm):
-            self._refuse('norm of the gradient', norm, batch)
-        self.optimizer.step()
-        if self.ema is not None:
-            # Early on the average forgets faster, or it would hold on to the initial weights.
-            decay = min(self.ema, (1 + self.step) / (10 + self.step))
-            for name, tensor in self.live.items():
-                self.average[name].lerp_(tensor, 1 - decay)
+        gradients.finish()
+        for name, value in gradients.means().items():
+            self.losses[name] = _SMOOTHING * self.losses.get(name, value) + (1 - _SMOOTHING) * value
+        self._change_weights(batch)
+        self.average.update(self.step)
         return requests
 
-    def _combine(self, terms: Mapping[str, Term], received: list[int]) -> tuple[Tensor, float, list[bool]]:
-        """Return what this process differentiates, the loss over all processes, and what they ask for."""
+    def _change_weights(self, batch: Any) -> None:
+        if all(parameter.grad is None for parameter in self.parameters):
+            return
+        self.scaler.unscale_(self.optimizer)
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, _MAX_GRADIENT_NORM))
+        # A scaled gradient may overflow: then the step is left out and the scale is lowered, until it is at its end.
+        is_overflow = self.scaler.is_enabled() and self.scaler.get_scale() > _MIN_LOSS_SCALE
+        if not math.isfinite(norm) and not is_overflow:
+            self._refuse('norm of the gradient', norm, batch)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _requests(self, received: list[int]) -> list[bool]:
+        """Return which of `_STOP_REASONS`, and whether a checkpoint, this process asks for."""
         now = time.monotonic()
         limit = math.inf if self.settings.max_seconds is None else self.settings.max_seconds
-        asked = [
+        return [
             self.processes.is_main and now - self.started >= limit,
             signal.SIGINT in received,
             signal.SIGTERM in received,
             self.processes.is_main and now - self.saved >= _CHECKPOINT_SECONDS,
         ]
-        pairs = [value for term in terms.values() for value in (term.total, term.count)]
-        summed = self.processes.sum([*pairs, *asked])
-        loss = torch.zeros((), device=self.device)
-        overall = 0.0
-        means = {}
-        for number, (name, term) in enumerate(terms.items()):
-            total, count = summed[2 * number : 2 * number + 2]
-            means[name] = total / count if count > 0 else total
-            if term.weight:
-                overall += term.weight * means[name]
-                loss = loss + term.total * (term.weight / count if count > 0 else term.weight)
-        for name, value in {'total': overall, **means}.items():
-            self.losses[name] = _SMOOTHING * self.losses.get(name, value) + (1 - _SMOOTHING) * value
-        return loss, overall, [value > 0 for value in summed[2 * len(terms) :]]
+
+    def _check_split(self) -> None:
+        processes, accumulate = self.processes.world_size, self.settings.accumulate
+        for phase in self.phases:
+            if phase.batch_size % (processes * accumulate):
+                raise DataError(
+                    f'batch_size of a phase must be divisible by {processes} processes x {accumulate} batches of each, '
+                    f'got {phase.batch_size}'
+                )
+
+    def _out_of_memory(self, error: Exception) -> str:
+        now = self.settings.accumulate
+        return (
+            f'out of memory on {self.device} at step {self.step} with --accumulate {now}: take {2 * now}, which leaves '
+            f'the result as it is, or lower batch_size in the recipe ({str(error).splitlines()[0]})'
+        )
 
     def _times(self) -> dict[str, float]:
         """Add up what all runs took; every process has to call it."""
@@ -341,9 +288,10 @@ class _Training:
         states = self.processes.random_states()
         if self.processes.is_main:
             content = {
-                'module': self.module.state_dict(),
-                'average': self.average,
+                'module': {name: entry for name, entry in self.module.state_dict().items() if name not in self.unsaved},
+                'average': self.average.tensors,
                 'optimizer': self.optimizer.state_dict(),
+                'scaler': self.scaler.state_dict(),
                 'step': self.step,
                 'steps': self.steps,
                 'random': states,
@@ -363,8 +311,12 @@ class _Training:
             differing = differences(saved['fingerprint'], self.fingerprint)
             if differing:
                 raise DataError(f'{self.checkpoint} is of another recipe: {differing}. Use another folder')
-            self.module.load_state_dict(saved['module'])
+            found = self.module.load_state_dict(saved['module'], strict=False)
+            if odd := sorted({*found.unexpected_keys, *found.missing_keys} - self.unsaved):
+                raise KeyError(f'missing or surplus: {", ".join(odd[:3])}')
             self.optimizer.load_state_dict(saved['optimizer'])
+            if saved['scaler'] and self.scaler.is_enabled():
+                self.scaler.load_state_dict(saved['scaler'])
             self.step, self.losses, self.scores = saved['step'], saved['losses'], saved['scores']
             self.earlier = {name: saved[name] for name in self.earlier}
             average: dict[str, Tensor] = saved['average']
@@ -398,6 +350,7 @@ class _Training:
         self.processes.wait()
         if reason is not None:
             raise TrainingStoppedError(summary)
+        self.average.apply()
         return summary
 
 

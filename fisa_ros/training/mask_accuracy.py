@@ -38,7 +38,7 @@ def mask_accuracy(
     """Return the share of ground-truth masks whose best class is right, over all, base and novel categories.
 
     Args:
-        network: Its tower and head are measured.
+        network: Its tower and head are measured; images are scaled to what the tower takes.
         vocabulary: All categories.
         dataset: Images with truth.
         size: Size of the images in pixels.
@@ -55,6 +55,7 @@ def mask_accuracy(
             masks, categories = pad_masks(batch)
             images, masks, categories = batch.images.to(device), masks.to(device), categories.to(device)
             logits = (2 * masks - 1) * SURE_LOGIT
+            images = network.at_tower_size(images)
             embeddings = network.tower(images, logits, vocabulary.semantic_tokens, vocabulary.token_mask)
             scores = network.head.class_logits(embeddings, vocabulary.text_embeddings, vocabulary.synonym_mask)
             known = categories != IGNORED

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from fisa_ros.training.loop import Term
+from fisa_ros.training.terms import Term
 
 BCE_WEIGHT = 5.0
 DICE_WEIGHT = 5.0

@@ -1,6 +1,7 @@
 """The processes of one training run, one or several: what they add up and share."""
 
 from collections.abc import Mapping, Sequence
+import os
 from typing import Any
 
 from accelerate import Accelerator
@@ -34,6 +35,19 @@ class Processes:
     def gpus(self) -> int:
         """Number of GPUs in use."""
         return self.world_size if self.device.type == 'cuda' else 0
+
+    def autocast_type(self, precision: str) -> torch.dtype:
+        """Return the type in which matrices are multiplied: of bf16, fp16 on a GPU that has no bf16."""
+        if precision == 'bf16' and self.device.type == 'cuda' and not torch.cuda.is_bf16_supported(False):
+            return torch.float16
+        return {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}[precision]
+
+    def loaders(self, wanted: int | None) -> int:
+        """Return the number of threads that read images: as wanted, or by the processors where a GPU waits for them."""
+        if wanted is not None or self.device.type != 'cuda':
+            return wanted or 1
+        local = int(os.environ.get('LOCAL_WORLD_SIZE', '1'))
+        return max(1, len(os.sched_getaffinity(0)) // local)
 
     def to_device(self, value: Any) -> Any:
         """Move a tensor, or all tensors of a container, to this process's device."""

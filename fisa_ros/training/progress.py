@@ -108,9 +108,12 @@ class TrainingLog:
         self._bar.update()
 
     def add_losses(self, step: int, cpu_seconds: float, losses: Mapping[str, float], learning_rate: float) -> None:
-        """Log running means of losses and the speed."""
-        speed = round(self.images_per_second(), 2)
-        self._add(step, cpu_seconds, {**losses, 'learning_rate': learning_rate, 'images_per_second': speed}, 'training')
+        """Log running means of losses, the speed and the time left."""
+        speed = {
+            'images_per_second': round(self.images_per_second(), 2),
+            'seconds_left': round(self.seconds_left(step)),
+        }
+        self._add(step, cpu_seconds, {**losses, 'learning_rate': learning_rate, **speed}, 'training')
         self._window_start, self._window_images = time.monotonic(), 0
 
     def add_scores(self, step: int, cpu_seconds: float, scores: Mapping[str, float]) -> None:

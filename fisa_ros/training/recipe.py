@@ -11,7 +11,7 @@ import yaml
 
 from fisa_ros.core.errors import DataError
 from fisa_ros.core.resources import share_dir
-from fisa_ros.training.loop import Phase, Precision
+from fisa_ros.training.settings import Phase, Precision
 
 _SPLITS = ('train', 'validation')
 _NOT_IN_FILE = {'in_file': False}
@@ -30,8 +30,11 @@ class Recipe:
         seed: Of initial weights and batches.
         phases: Stretches of training, at least one.
         precision: Of the forward pass.
+        dataset: A published data set, whose vocabulary names the categories; empty for a folder laid out as COCO's,
+            whose own names they keep.
         splits: Which split of the data the stage takes for `train` and `validation`.
-        initial: Shipped model or path of a manifest whose weights the stage starts from.
+        initial: Shipped model or path of a manifest whose weights the stage starts from. A recipe of stage fisa that
+            names no parts of its own takes them all from there, with their weights, text encoder and templates.
         generator: `type` and arguments of the mask generator.
         classifier: `type` and arguments of the classifier.
         text_encoder: `type` and arguments of the text encoder.
@@ -44,6 +47,7 @@ class Recipe:
     seed: int
     phases: tuple[Phase, ...]
     precision: Precision = 'fp32'
+    dataset: str = ''
     splits: Mapping[str, str] = field(default_factory=dict)
     initial: str | None = None
     generator: Mapping[str, Any] | None = None
@@ -64,6 +68,12 @@ class Recipe:
     def settings(self) -> dict[str, Any]:
         """Return all that decides what comes out, as plain values."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name != 'where'}
+
+    @property
+    def takes_initial_parts(self) -> bool:
+        """Whether generator, classifier and text encoder are those of the initial model."""
+        parts = (self.generator, self.classifier, self.text_encoder)
+        return self.stage == 'fisa' and self.initial is not None and parts == (None, None, None)
 
     def scaled(self, factor: float) -> 'Recipe':
         """Return a recipe whose phases have `factor` times the steps, each at least one."""

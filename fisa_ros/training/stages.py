@@ -1,39 +1,36 @@
 """Runs the stage of a recipe: opens its data, builds its networks, trains them, writes the result."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 import logging
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 import torch
 from torch import nn
-import yaml
 
 from fisa_ros.core.errors import DataError
-from fisa_ros.core.manifest import file_sha256, load_manifest
-from fisa_ros.core.resources import share_dir
-from fisa_ros.core.thresholds import Thresholds
+from fisa_ros.core.manifest import ModelManifest, file_sha256, load_manifest
 from fisa_ros.core.vocabulary_state import NUM_SEMANTIC_TOKENS
-from fisa_ros.datasets.class_split import read_class_split
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
-from fisa_ros.datasets.synonyms import read_synonyms
+from fisa_ros.datasets.registry import open_dataset
 from fisa_ros.networks.build import build_generator, build_network, build_text_encoder
 from fisa_ros.networks.image_tower import Regions
-from fisa_ros.networks.load import load_network
+from fisa_ros.networks.load import load_network, load_text_encoder
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
+from fisa_ros.networks.text_encoder import TextEncoder
 from fisa_ros.networks.tiny_generator import TinyMaskGenerator
-from fisa_ros.networks.weights import save_weights
-from fisa_ros.training.checkpoint import write_atomically
+from fisa_ros.training.category_names import names_of_categories, novel_categories, published_names
 from fisa_ros.training.clip_stage import ClipOptions, train_clip
 from fisa_ros.training.fisa_stage import FisaOptions, train_fisa
 from fisa_ros.training.generator_stage import GeneratorOptions, train_generator
-from fisa_ros.training.loop import CHECKPOINT_NAME, RunSettings, load_trained
+from fisa_ros.training.loop import CHECKPOINT_NAME, load_trained
+from fisa_ros.training.processes import Processes
 from fisa_ros.training.recipe import Recipe, parse_options
+from fisa_ros.training.settings import RunSettings
 from fisa_ros.training.vocabulary_sampler import VocabularySampler
+from fisa_ros.training.written_model import write_model
 
-MODEL_NAME = 'fisa-tiny'
 _LOG = logging.getLogger('fisa_ros.training')
 
 
@@ -49,15 +46,21 @@ def run_stage(recipe: Recipe, data: Path, out: Path, run: RunSettings, earlier: 
 
     Raises:
         DataError: An earlier stage is missing, data or settings do not fit, or the training broke down.
+        ManifestError: The initial model is unknown or cannot be built.
+        WeightsError: The initial model has no weights here, or they are damaged.
     """
     torch.manual_seed(recipe.seed)
-    _check_model(recipe)
+    recipe, initial = with_parts(recipe)
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     earlier = earlier or out
-    dataset, validation = open_split(data, recipe.splits['train']), open_split(data, recipe.splits['validation'])
+    dataset, validation = (open_data(recipe, data, part) for part in ('train', 'validation'))
     phases = list(recipe.phases)
-    run = replace(run, recipe={**run.recipe, **_sources(recipe, data, earlier)})
+    processes = Processes()
+    sources = _sources(recipe, dataset, earlier, initial)
+    if run.mask_cache is not None:
+        sources['mask_cache'] = 'used'
+    run = replace(run, recipe={**run.recipe, **sources}, loaders=processes.loaders(run.loaders))
     if recipe.stage == 'generator':
         generator = build_generator(_part(recipe, 'generator'))
         if not isinstance(generator, TinyMaskGenerator):
@@ -67,11 +70,8 @@ def run_stage(recipe: Recipe, data: Path, out: Path, run: RunSettings, earlier: 
         generator_options = parse_options(GeneratorOptions, recipe.options, recipe.where)
         train_generator(generator, dataset, validation, phases, out / 'generator', recipe.seed, generator_options, run)
         return
-    network = build_network(_part(recipe, 'generator'), _part(recipe, 'classifier'))
-    encoder = build_text_encoder(_part(recipe, 'text_encoder'))
-    if not encoder.has_own_weights:
-        raise DataError(f'{recipe.where}: text_encoder of a training must bring its weights, as type sentence does')
-    load_generator(network, recipe, earlier)
+    network, encoder = _start(recipe, earlier, initial)
+    encoder.to(processes.device)
     if recipe.stage == 'clip':
         clip_options = parse_options(ClipOptions, recipe.options, recipe.where)
         network.trainable_tower.visual.conv1.stem.load_state_dict(network.generator.get_submodule('stem').state_dict())
@@ -84,42 +84,83 @@ def run_stage(recipe: Recipe, data: Path, out: Path, run: RunSettings, earlier: 
         )  # fmt: skip
         return
     fisa_options = parse_options(FisaOptions, recipe.options, recipe.where)
-    load_clip(network, earlier / 'clip')
     novel = novel_categories(fisa_options.class_split, dataset)
-    names = names_of_categories(fisa_options.synonyms, dataset)
+    if recipe.dataset and not fisa_options.synonyms:
+        names = published_names(recipe.dataset, dataset)
+    else:
+        names = names_of_categories(fisa_options.synonyms, dataset)
     tuned = [category for category in names if category not in novel]
     sampler = VocabularySampler(encoder, recipe.prompt_templates, NUM_SEMANTIC_TOKENS, names, tuned)
+    encoder.to('cpu')
     train_fisa(network, sampler, novel, dataset, validation, phases, out / 'fisa', recipe.seed, fisa_options, run)
-    if PartialState().is_main_process:
-        _LOG.info('trained: --model %s', write_model(out / 'fisa', network, recipe))
+    if processes.is_main:
+        _LOG.info('trained: --model %s', write_model(out / 'fisa', network, encoder, recipe, initial))
 
 
-def write_model(folder: Path, network: SegmentationNetwork, recipe: Recipe) -> Path:
-    """Write weights and manifest of a trained network into `folder` and return the manifest.
+def with_parts(recipe: Recipe) -> tuple[Recipe, ModelManifest | None]:
+    """Check a recipe and fill in the parts that it takes from its initial model.
 
-    Thresholds are those of the recipe's initial model, or middling ones; `tools.calibrate` finds better ones. A
-    manifest that already describes these very weights stays, with what calibration wrote into it.
+    Returns:
+        The whole recipe, and the manifest of its initial model where all parts are from there.
+
+    Raises:
+        DataError: Parts, sizes, templates or regions do not fit each other: they would break in the middle of training.
+        ManifestError: The initial model is unknown or its manifest cannot be read.
     """
-    weights, manifest = folder / f'{MODEL_NAME}.safetensors', folder / f'{MODEL_NAME}.yaml'
-    save_weights(network, weights)
-    if manifest.is_file() and load_manifest(manifest).weights.sha256 == file_sha256(weights):
-        return manifest
-    thresholds = load_manifest(recipe.initial).thresholds if recipe.initial else Thresholds(0.25, 0.4, 0.5)
-    document = {
-        'name': MODEL_NAME,
-        'description': f'Made from {Path(recipe.where).name}.',
-        'licence': 'Apache-2.0',
-        'image_size_hw': list(network.tower.visual.image_size),
-        'weights': {'file': weights.name, 'sha256': file_sha256(weights)},
-        'generator': dict(_part(recipe, 'generator')),
-        'classifier': dict(_part(recipe, 'classifier')),
-        'text_encoder': dict(_part(recipe, 'text_encoder')),
-        'prompt_templates': list(recipe.prompt_templates),
-        'thresholds': asdict(thresholds),
-    }
-    text = yaml.safe_dump(document, sort_keys=False).encode()
-    write_atomically(manifest, lambda file: file.write(text))
-    return manifest
+    if recipe.stage == 'generator':
+        return recipe, None
+    initial = None
+    if recipe.takes_initial_parts:
+        initial = load_manifest(str(recipe.initial))
+        if initial.classifier['type'] == 'pooled':
+            raise DataError(f'{recipe.where}: {initial.name} has nothing to train, its classifier is pooled')
+        recipe = replace(
+            recipe,
+            generator=initial.generator,
+            classifier=initial.classifier,
+            text_encoder=initial.text_encoder,
+            prompt_templates=recipe.prompt_templates or initial.prompt_templates,
+        )
+        height, width = initial.image_size_hw
+        if height != width:
+            raise DataError(f'{recipe.where}: training needs square images, {initial.name} has {height}x{width}')
+        size: object = height
+        owner = f"model {initial.name}'s"
+    else:
+        size, owner = _part(recipe, 'classifier').get('image_size'), "the classifier's"
+    for phase in recipe.phases:
+        if phase.size != size:
+            raise DataError(f'{recipe.where}: size of a phase must be {owner} {size}, got {phase.size}')
+    if not recipe.prompt_templates:
+        raise DataError(f'{recipe.where}: stage {recipe.stage} needs prompt_templates')
+    for template in recipe.prompt_templates:
+        if template.count('{}') != 1:
+            raise DataError(f'{recipe.where}: prompt_templates must have one {{}} each, got {template!r}')
+    if _part(recipe, 'classifier').get('regions', 'mask_tokens') != 'mask_tokens':
+        raise DataError(f'{recipe.where}: regions must be mask_tokens where FISA is trained')
+    return recipe, initial
+
+
+def _start(recipe: Recipe, earlier: Path, initial: ModelManifest | None) -> tuple[SegmentationNetwork, TextEncoder]:
+    """Return network and text encoder as the stages clip and fisa start from them."""
+    if initial is not None:
+        return load_network(initial), load_text_encoder(initial)
+    network = build_network(_part(recipe, 'generator'), _part(recipe, 'classifier'))
+    encoder = _own_encoder(recipe)
+    load_generator(network, recipe, earlier)
+    if recipe.stage == 'fisa':
+        load_clip(network, earlier / 'clip')
+    return network, encoder
+
+
+def _own_encoder(recipe: Recipe) -> TextEncoder:
+    encoder = build_text_encoder(_part(recipe, 'text_encoder'))
+    if not encoder.has_own_weights:
+        raise DataError(
+            f'{recipe.where}: text_encoder must bring its weights, as type sentence does; those of other types come '
+            'with the initial model, in a recipe without parts of its own'
+        )
+    return encoder
 
 
 def write_untuned_model(folder: Path, recipe: Recipe, earlier: Path, regions: Regions) -> Path:
@@ -136,17 +177,31 @@ def write_untuned_model(folder: Path, recipe: Recipe, earlier: Path, regions: Re
     network = build_network(_part(recipe, 'generator'), classifier)
     load_generator(network, recipe, earlier)
     load_clip(network, earlier / 'clip')
-    return write_model(folder, network, recipe)
+    return write_model(folder, network, _own_encoder(recipe), recipe)
 
 
-def _sources(recipe: Recipe, data: Path, earlier: Path) -> dict[str, str]:
-    """Tell apart, by their sums, the data and earlier stages that a run may be resumed with."""
-    paths = {'data': data / 'annotations' / f'panoptic_{recipe.splits["train"]}.json'}
-    if recipe.stage != 'generator':
+def _sources(recipe: Recipe, dataset: PanopticDataset, earlier: Path, initial: ModelManifest | None) -> dict[str, str]:
+    """Tell apart, by their sums, the data, earlier stages and weights that a run may be resumed with."""
+    paths = {'data': dataset.path}
+    if initial is not None:
+        paths['initial'] = initial.weights.path
+    elif recipe.stage != 'generator':
         paths['generator'] = earlier / 'generator' / CHECKPOINT_NAME
-    if recipe.stage == 'fisa':
+    if initial is None and recipe.stage == 'fisa':
+        if recipe.initial is not None and not paths['generator'].is_file():
+            paths['initial'] = load_manifest(recipe.initial).weights.path
         paths['clip'] = earlier / 'clip' / CHECKPOINT_NAME
     return {name: file_sha256(path) for name, path in paths.items() if path.is_file()}
+
+
+def open_data(recipe: Recipe, data: Path, part: str) -> PanopticDataset:
+    """Open what a recipe uses for `train` or `validation`.
+
+    Raises:
+        DataError: It is missing or broken; the text names the layout.
+    """
+    split = recipe.splits[part]
+    return open_dataset(recipe.dataset, data, split) if recipe.dataset else open_split(data, split)
 
 
 def open_split(data: Path, split: str) -> PanopticDataset:
@@ -155,6 +210,12 @@ def open_split(data: Path, split: str) -> PanopticDataset:
     Raises:
         DataError: It is missing or broken.
     """
+    missing = [path for path in (data / split, data / 'annotations' / f'panoptic_{split}.json') if not path.exists()]
+    if missing:
+        raise DataError(
+            f'{missing[0]} is missing: --data must be a folder with {split}/ (images), '
+            f'annotations/panoptic_{split}.json and annotations/panoptic_{split}/ (PNG), as COCO has them'
+        )
     return PanopticDataset.open(data / split, data / 'annotations' / f'panoptic_{split}.json')
 
 
@@ -166,64 +227,6 @@ def load_clip(network: SegmentationNetwork, folder: Path) -> None:
     """
     _load(nn.ModuleDict({'tower': network.tower, 'head': network.head}), folder, 'clip')
     network.trainable_tower.start_from_clip()
-
-
-def novel_categories(class_split: str, dataset: PanopticDataset) -> list[int]:
-    """Return the ids of the novel categories that a file of a class split names; none without a file.
-
-    Raises:
-        DataError: The file is no class split, or it and the data set do not name the same categories.
-    """
-    if not class_split:
-        return []
-    path = _vocabulary_file(class_split)
-    split = read_class_split(path)
-    known = {category.name: category.id for category in dataset.categories.values()}
-    differing = sorted({*split.base, *split.novel} ^ set(known))
-    if differing:
-        raise DataError(f'{path} and {dataset.path} must name the same categories; see {differing}')
-    return [known[name] for name in split.novel]
-
-
-def names_of_categories(synonyms: str, dataset: PanopticDataset) -> dict[int, list[str]]:
-    """Return the names of each category: its own, then the training synonyms of a file.
-
-    Raises:
-        DataError: The file cannot be read or lacks a category.
-    """
-    if not synonyms:
-        return {category.id: [category.name] for category in dataset.categories.values()}
-    words = read_synonyms(_vocabulary_file(synonyms))
-    if missing := [category.name for category in dataset.categories.values() if category.name not in words]:
-        raise DataError(f'{synonyms}: no training synonyms for {", ".join(map(repr, missing))}')
-    return {category.id: [category.name, *words[category.name].training] for category in dataset.categories.values()}
-
-
-def _vocabulary_file(name_or_path: str) -> Path:
-    if name_or_path.endswith('.yaml'):
-        return Path(name_or_path)
-    return share_dir() / 'config' / 'vocabularies' / f'{name_or_path}.yaml'
-
-
-def _check_model(recipe: Recipe) -> None:
-    """Refuse what would break only in the middle of training.
-
-    Raises:
-        DataError: Sizes, templates or regions do not fit.
-    """
-    if recipe.stage == 'generator':
-        return
-    size = _part(recipe, 'classifier').get('image_size')
-    for phase in recipe.phases:
-        if phase.size != size:
-            raise DataError(f"{recipe.where}: size of a phase must be the classifier's {size}, got {phase.size}")
-    if not recipe.prompt_templates:
-        raise DataError(f'{recipe.where}: stage {recipe.stage} needs prompt_templates')
-    for template in recipe.prompt_templates:
-        if template.count('{}') != 1:
-            raise DataError(f'{recipe.where}: prompt_templates must have one {{}} each, got {template!r}')
-    if _part(recipe, 'classifier').get('regions', 'mask_tokens') != 'mask_tokens':
-        raise DataError(f'{recipe.where}: regions must be mask_tokens where FISA is trained')
 
 
 def _part(recipe: Recipe, name: str) -> Mapping[str, Any]:

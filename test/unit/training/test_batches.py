@@ -93,12 +93,12 @@ def test_batches_depend_on_seed_and_number_alone(dataset):
 
 def test_processes_make_together_the_batch_of_one(dataset):
     whole = next(training_batches(dataset, 16, 4, seed=1, first_step=3))
-    parts = [next(training_batches(dataset, 16, 4, seed=1, first_step=3, rank=rank, world_size=2)) for rank in (0, 1)]
+    parts = [next(training_batches(dataset, 16, 4, seed=1, first_step=3, part=part, parts=2)) for part in (0, 1)]
     assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
     assert parts[0].indices + parts[1].indices == whole.indices
     assert parts[1].categories[1].tolist() == whole.categories[3].tolist()
-    with pytest.raises(DataError, match='batch_size must be divisible by 3 processes, got 4'):
-        next(training_batches(dataset, 16, 4, seed=1, world_size=3))
+    with pytest.raises(DataError, match='batch_size must be divisible by 3 parts, got 4'):
+        next(training_batches(dataset, 16, 4, seed=1, parts=3))
 
 
 def test_masks_stay_on_their_pixels_through_crop_and_flip(dataset):

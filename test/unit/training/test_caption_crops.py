@@ -70,12 +70,12 @@ def test_batches_depend_on_seed_and_step_alone_and_processes_share_them(toy_data
     again = next(batches(crops, first_step=1))
     assert torch.equal(second.images, again.images)
     assert not torch.equal(first.images, second.images)
-    parts = [next(batches(crops, rank=rank, world_size=2)) for rank in range(2)]
+    parts = [next(batches(crops, part=part, parts=2)) for part in range(2)]
     assert torch.equal(torch.cat([part.images for part in parts]), first.images)
     assert torch.equal(torch.cat([part.boxes for part in parts]), first.boxes)
     assert torch.equal(torch.cat([part.captions for part in parts]), first.captions)
-    with pytest.raises(DataError, match='batch_size must be divisible by 3 processes, got 2'):
-        next(batches(crops, world_size=3))
+    with pytest.raises(DataError, match='batch_size must be divisible by 3 parts, got 2'):
+        next(batches(crops, parts=3))
 
 
 def test_patches_are_those_inside_the_box_and_small_boxes_repeat_theirs():

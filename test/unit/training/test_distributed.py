@@ -16,10 +16,12 @@ import torch.nn.functional as F
 from fisa_ros.core.errors import DataError
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.training.batches import training_batches
-from fisa_ros.training.loop import Phase, RunSettings, Term, TrainingStoppedError, load_trained, train
+from fisa_ros.training.loop import TrainingStoppedError, load_trained, train
+from fisa_ros.training.settings import Phase, RunSettings
+from fisa_ros.training.terms import Term
 
 TOLERANCE = 1e-5
-PHASES = [Phase(32, 4, 12, 1e-2), Phase(48, 2, 6, 5e-3, accumulate=2)]
+PHASES = [Phase(32, 4, 12, 1e-2), Phase(48, 4, 6, 5e-3)]
 CATEGORIES = [3, 7, 9]
 
 
@@ -53,7 +55,7 @@ class MaskNamer(nn.Module):
         return terms
 
 
-def fit(data, folder, act=lambda step, terms: terms, seed=0):
+def fit(data, folder, act=lambda step, terms: terms, seed=0, accumulate=1):
     # The first process's weights count.
     torch.manual_seed(seed)
     module = MaskNamer()
@@ -69,12 +71,12 @@ def fit(data, folder, act=lambda step, terms: terms, seed=0):
         module,
         list(module.parameters()),
         PHASES,
-        lambda phase, first, rank, world_size: training_batches(
-            dataset, phase.size, phase.batch_size, phase.size, first, rank=rank, world_size=world_size
+        lambda phase, first, part, parts: training_batches(
+            dataset, phase.size, phase.batch_size, phase.size, first, part=part, parts=parts
         ),
         loss,
         folder,
-        run=RunSettings(threads=1),
+        run=RunSettings(threads=1, accumulate=accumulate),
         ema=0.9,
         validate=lambda: {'score': 0.5},
         validate_every=5,
@@ -181,8 +183,7 @@ def test_processor_time_of_both_counts(two):
 def test_a_signal_to_one_stops_both_and_they_go_on_to_the_same_weights(two):
     out, found = two
     assert [entry['stopped'] for entry in found] == ['stopped by SIGTERM after step 8 of 18'] * 2
-    # Four steps of one batch, then six of two.
-    assert [entry['resumed_batches'] for entry in found] == [16, 16]
+    assert [entry['resumed_batches'] for entry in found] == [10, 10]
     for rank in (0, 1):
         resumed, straight = torch.load(out / f'resumed_{rank}.pt'), torch.load(out / f'weights_{rank}.pt')
         assert all(torch.equal(resumed[name], straight[name]) for name in straight)

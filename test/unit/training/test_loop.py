@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from fisa_ros.core.errors import DataError
 from fisa_ros.training import loop, progress
-from fisa_ros.training.loop import Phase, RunSettings, Term, TrainingStoppedError, load_trained, train
+from fisa_ros.training.loop import TrainingStoppedError, load_trained, train
+from fisa_ros.training.settings import Phase, RunSettings, learning_rate
+from fisa_ros.training.terms import Term
 
 PHASES = [Phase(32, 2, 60, 0.1), Phase(64, 2, 30, 0.1)]
 RUN = RunSettings(threads=1)
@@ -22,12 +24,12 @@ class Rows:
     names: list[str]
 
 
-def batches_of_rows(phase, first, rank, world_size):
-    assert (rank, world_size) == (0, 1)
+def batches_of_rows(phase, first, part, parts):
     number = first
     while True:
         generator = torch.Generator().manual_seed(1000 * phase.size + number)
-        yield Rows(torch.rand(phase.batch_size, 3, generator=generator), [f'batch {number}'])
+        rows = torch.rand(phase.batch_size, 3, generator=generator).chunk(parts)[part]
+        yield Rows(rows, [f'batch {number}'])
         number += 1
 
 
@@ -111,7 +113,15 @@ def test_losses_are_logged_with_rate_and_speed(tmp_path, monkeypatch, capsys):
     lines = [json.loads(line) for line in (tmp_path / 'log.jsonl').read_text().splitlines()]
     log = [line for line in lines if 'total' in line]
     assert [entry['step'] for entry in log] == list(range(10, 91, 10))
-    assert set(log[0]) == {'step', 'cpu_seconds', 'total', 'square', 'learning_rate', 'images_per_second'}
+    assert set(log[0]) == {
+        'step',
+        'cpu_seconds',
+        'total',
+        'square',
+        'learning_rate',
+        'images_per_second',
+        'seconds_left',
+    }
     assert log[8]['square'] < log[0]['square']
     assert log[8]['learning_rate'] < 0.02 < log[2]['learning_rate']
 
@@ -247,45 +257,110 @@ def test_a_loss_without_gradient_changes_nothing(tmp_path):
     assert_same_weights(module, fresh())
 
 
-def test_accumulated_batches_make_one_step(tmp_path):
-    def run(phase, source, folder):
+def uneven_loss(module):
+    """Two terms whose counts differ from row to row: how the rows are split must not show."""
+
+    def loss(batch, _):
+        wrong = module(batch.rows) - batch.rows.sum(1, keepdim=True)
+        large = batch.rows[:, 0] > 0.5
+        return {
+            'square': Term(wrong.square().sum(), len(batch.rows), 0.01),
+            'large': Term(wrong[large].abs().sum(), int(large.sum()), 0.02),
+            'shown': Term(large.sum(), len(batch.rows), 0.0),
+        }
+
+    return loss
+
+
+@pytest.mark.parametrize('terms', [('square',), ('square', 'large', 'shown')])
+def test_a_step_is_the_same_however_its_batch_is_split(tmp_path, terms):
+    modules, summaries = [], []
+    for accumulate in (1, 2, 6):
+        torch.manual_seed(0)
         module = nn.Linear(3, 1)
-        nn.init.constant_(module.weight, 0.1)
-        nn.init.zeros_(module.bias)
+        inner, counts = uneven_loss(module), []
 
-        def loss(batch, _):
-            # Small enough that the gradient is not clipped.
-            return {'square': square_loss(module)(batch, 0)['square']._replace(weight=0.01)}
+        def loss(batch, step, inner=inner, counts=counts):
+            counts.append(len(batch.rows))
+            return {name: term for name, term in inner(batch, step).items() if name in terms}
 
-        train(module, list(module.parameters()), [phase], source, loss, tmp_path / folder, run=RUN)
-        return module
-
-    def joined(phase, first, rank, world_size):
-        halves = batches_of_rows(Phase(8, 2, 1, 0.1), 2 * first, rank, world_size)
-        while True:
-            yield Rows(torch.cat([next(halves).rows, next(halves).rows]), [])
-
-    once = run(Phase(8, 4, 5, 0.1), joined, 'once')
-    twice = run(Phase(8, 2, 5, 0.1, accumulate=2), batches_of_rows, 'twice')
-    torch.testing.assert_close(once.weight, twice.weight, atol=1e-6, rtol=0)
-    assert 0 < once.weight.grad.norm() < 1
-    torch.testing.assert_close(once.weight.grad, twice.weight.grad)
+        run = RunSettings(threads=1, accumulate=accumulate)
+        summaries.append(fit(module, tmp_path / str(accumulate), loss, [Phase(8, 6, 20, 0.1)], run))
+        assert counts == [6 // accumulate] * 20 * accumulate
+        modules.append(module)
+    assert 0 < modules[0].weight.grad.norm() < 1, 'a gradient that is clipped would hide its length'
+    for module, summary in zip(modules[1:], summaries[1:], strict=True):
+        torch.testing.assert_close(module.weight, modules[0].weight, atol=2e-6, rtol=0)
+        torch.testing.assert_close(module.weight.grad, modules[0].weight.grad, atol=1e-6, rtol=1e-5)
+        assert summary.losses == pytest.approx(summaries[0].losses, abs=1e-6)
 
 
-def test_resuming_counts_accumulated_batches(tmp_path):
+def test_training_goes_on_with_another_split(tmp_path):
     module = fresh()
-    phases = [Phase(8, 2, 6, 0.1, accumulate=3)]
+    phases = [Phase(8, 6, 6, 0.1)]
     with pytest.raises(TrainingStoppedError):
-        fit(module, tmp_path, phases=phases, run=RunSettings(threads=1, max_seconds=1e-6))
+        fit(module, tmp_path, phases=phases, run=RunSettings(threads=1, max_seconds=1e-6, accumulate=3))
     seen = []
     loss = square_loss(module)
-    fit(module, tmp_path, lambda batch, step: seen.append(batch.names[0]) or loss(batch, step), phases)
-    assert seen == [f'batch {number}' for number in range(3, 18)]
+    fit(module, tmp_path, lambda batch, step: seen.append((step, *batch.names)) or loss(batch, step), phases)
+    assert seen == [(number, f'batch {number}') for number in range(1, 6)]
+
+
+def test_batches_that_cannot_be_split_are_refused(tmp_path):
+    message = 'batch_size of a phase must be divisible by 1 processes x 4 batches of each, got 2'
+    with pytest.raises(DataError, match=message):
+        fit(fresh(), tmp_path, run=RunSettings(threads=1, accumulate=4))
+    assert not (tmp_path / 'checkpoint.pt').exists()
+
+
+def test_too_little_memory_says_what_to_do(tmp_path):
+    def loss(*_):
+        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB\nmore')
+
+    message = r'out of memory on cpu at step 0 with --accumulate 2: take 4, .* lower batch_size .* allocate 2 GiB\)$'
+    with pytest.raises(DataError, match=message):
+        fit(fresh(), tmp_path, loss, run=RunSettings(threads=1, accumulate=2))
+
+
+def test_fp16_leaves_out_steps_that_overflow_and_resumes_its_scale(tmp_path):
+    def scaled(folder, stop):
+        module = fresh()
+
+        def loss(batch, step):
+            if step == stop:
+                os.kill(os.getpid(), signal.SIGINT)
+            output = module(batch.rows)
+            assert output.dtype == torch.float16
+            # At first the scaled gradient of this is above the largest number of fp16.
+            return {'large': Term((30 * output - batch.rows.sum(1, keepdim=True)).float().square().sum(), 2, 1.0)}
+
+        fit(module, folder, loss, [Phase(8, 2, 20, 0.01)], RunSettings(threads=1, precision='fp16'))
+        return module
+
+    module = scaled(tmp_path / 'a', None)
+    scale = torch.load(tmp_path / 'a' / 'checkpoint.pt')['scaler']['scale']
+    assert 1 < scale < 65536
+    assert not torch.equal(module[0].weight, fresh()[0].weight)
+    assert all(parameter.isfinite().all() for parameter in module.parameters())
+    with pytest.raises(TrainingStoppedError):
+        scaled(tmp_path / 'b', 11)
+    assert_same_weights(scaled(tmp_path / 'b', None), module)
+
+
+def test_fp16_gives_up_when_no_scale_helps(tmp_path):
+    module = fresh()
+
+    def loss(batch, _):
+        return {'root': Term(module(batch.rows).float().square().sum() + (module[0].bias * 0).sum().sqrt(), 1, 1.0)}
+
+    with pytest.raises(DataError, match='norm of the gradient is nan at step 16;'):
+        fit(module, tmp_path, loss, run=RunSettings(threads=1, precision='fp16'))
+    assert_same_weights(module, fresh())
 
 
 def test_learning_rate_warms_up_and_falls_to_one_percent():
     phase = Phase(8, 2, 1000, 2.0)
-    rates = [loop._learning_rate(step, phase) for step in range(1000)]
+    rates = [learning_rate(step, phase) for step in range(1000)]
     assert rates[0] == pytest.approx(2.0 / 200)
     assert rates[99] == pytest.approx(2.0 / 2 * (0.01 + 0.99 * (1 + math.cos(math.pi * 0.099)) / 2))
     assert max(rates) == max(rates[150:260])
@@ -297,7 +372,7 @@ def test_only_matrices_decay(tmp_path):
     nn.init.ones_(module.weight)
     nn.init.ones_(module.bias)
     fit(module, tmp_path, lambda *_: {'none': Term(0 * (module.weight.sum() + module.bias.sum()), 1, 1.0)}, PHASES[:1])
-    kept = math.prod(1 - 0.05 * loop._learning_rate(step, PHASES[0]) for step in range(60))
+    kept = math.prod(1 - 0.05 * learning_rate(step, PHASES[0]) for step in range(60))
     torch.testing.assert_close(module.weight.detach(), torch.full((2, 2), kept))
     assert torch.equal(module.bias, torch.ones(2))
 
@@ -320,7 +395,7 @@ def test_averaged_weights_are_kept_resumed_and_loaded(tmp_path):
             return square_loss(module)(batch, now)
 
         train(module, trained, [Phase(8, 2, 20, 0.1)], batches_of_rows, loss, folder, run=RUN, ema=0.9)
-        return module, [*history[1:], module[2].weight.detach().clone()]
+        return module, [*history[1:], torch.load(folder / 'checkpoint.pt')['module']['2.weight']]
 
     module, history = averaged(tmp_path / 'a', None)
     state = load_trained(tmp_path / 'a')
@@ -328,7 +403,8 @@ def test_averaged_weights_are_kept_resumed_and_loaded(tmp_path):
     for step, weight in enumerate(history):
         expected = torch.lerp(expected, weight, 1 - min(0.9, (1 + step) / (10 + step)))
     torch.testing.assert_close(state['2.weight'], expected)
-    assert not torch.equal(state['2.weight'], module[2].weight)
+    assert torch.equal(state['2.weight'], module[2].weight)
+    assert not torch.equal(state['2.weight'], history[-1])
     assert state['count'] == 20
     assert 10 < state['mean'][0] < 20
     assert torch.equal(state['0.bias'], module[0].bias)
@@ -357,7 +433,7 @@ def test_bf16_reaches_the_forward_pass_and_not_the_weights(tmp_path):
     ('changed', 'message'),
     [
         ({'phases': [Phase(32, 2, 60, 0.2), PHASES[1]]}, r'phases\.0\.learning_rate was 0\.1, is 0\.2'),
-        ({'phases': PHASES[:1]}, r'phases\.1\.accumulate was 1, is not set'),
+        ({'phases': PHASES[:1]}, r'phases\.1\.batch_size was 2, is not set'),
         ({'run': RunSettings(threads=1, recipe={'seed': 8})}, 'seed was 7, is 8'),
         ({'run': RunSettings(threads=1, recipe={'seed': 7}, precision='bf16')}, 'precision was "fp32", is "bf16"'),
         ({'ema': 0.9}, 'ema was null, is 0.9'),

@@ -8,8 +8,8 @@ import yaml
 
 from fisa_ros.core.errors import DataError
 from fisa_ros.core.resources import share_dir
-from fisa_ros.training.loop import Phase
 from fisa_ros.training.recipe import load_recipe, parse_options
+from fisa_ros.training.settings import Phase
 
 PHASE = {'size': 32, 'batch_size': 2, 'steps': 10, 'learning_rate': 0.1}
 GOOD = {
@@ -62,7 +62,7 @@ def test_steps_can_be_scaled(tmp_path):
         ({'surprise': 1}, r"r\.yaml: unknown entries \['surprise'\], known are stage, seed, .*, options$"),
         ({'where': 'here'}, r"unknown entries \['where'\]"),
         ({'stage': 'bake'}, "stage must be one of clip, generator, fisa, got 'bake'"),
-        ({'precision': 'fp8'}, "precision must be one of fp32, bf16, got 'fp8'"),
+        ({'precision': 'fp8'}, "precision must be one of fp32, bf16, fp16, got 'fp8'"),
         ({'seed': '3'}, "seed must be int, got '3'"),
         ({'seed': True}, 'seed must be int, got True'),
         ({'phases': []}, r'r\.yaml: phases must name at least one'),
@@ -101,7 +101,7 @@ def test_files_that_are_no_recipe_are_refused(tmp_path, text, message):
 def test_shipped_recipes_load_and_unknown_ones_list_them():
     names = [path.stem for path in (share_dir() / 'config' / 'recipes').glob('*.yaml')]
     assert {load_recipe(name).stage for name in names} == {'clip', 'generator', 'fisa'}
-    with pytest.raises(DataError, match='shipped: tiny-clip, tiny-fisa, tiny-generator'):
+    with pytest.raises(DataError, match='shipped: coco-fisa-l, coco-fisa-s, tiny-clip, tiny-fisa'):
         load_recipe('tiny')
 
 

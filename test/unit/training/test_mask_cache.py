@@ -1,0 +1,217 @@
+from dataclasses import replace
+import logging
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fisa_ros.core.errors import DataError
+from fisa_ros.networks.build import build_generator, build_network
+from fisa_ros.networks.mask_generator import MaskProposals
+from fisa_ros.runtime.backend import SURE_LOGIT
+from fisa_ros.training import mask_cache
+from fisa_ros.training.batches import cut_masks, training_batches, validation_batches
+from fisa_ros.training.fisa_stage import FisaOptions, name_predicted_masks, train_fisa
+from fisa_ros.training.loop import load_trained
+from fisa_ros.training.mask_cache import open_mask_cache
+from fisa_ros.training.settings import Phase, RunSettings
+from fisa_ros.training.vocabulary_sampler import VocabularySampler
+
+SIZE = 64
+GENERATOR = {
+    'type': 'tiny', 'image_size': SIZE, 'num_queries': 6, 'channels': [8, 16, 32], 'blocks': [0, 0, 1], 'heads': 2,
+    'encoder_blocks': 1, 'query_blocks': 1, 'mask_channels': 8,
+}  # fmt: skip
+CLASSIFIER = {
+    'type': 'tiny', 'image_size': SIZE, 'text_dim': 16, 'width': 32, 'layers': 2, 'heads': 2,
+    'stem_channels': [8, 16, 32], 'stem_blocks': [0, 0, 1], 'seve_blocks': 1, 'seve_width': 16, 'merge_size': 32,
+}  # fmt: skip
+
+
+class HardMasks(nn.Module):
+    """A generator whose logits say no more than the bits that a cache keeps."""
+
+    def __init__(self):
+        super().__init__()
+        self.generator = build_generator(GENERATOR)
+
+    def forward(self, image):
+        logits, objectness = self.generator(image)
+        # Half of each image: the masks of random weights are all or nothing.
+        return MaskProposals(torch.where(logits > logits.mean((2, 3), True), SURE_LOGIT, -SURE_LOGIT), objectness)
+
+
+class Letters:
+    """Encodes a sentence by its letters."""
+
+    def encode(self, sentences):
+        rows = [[sentence.count(chr(97 + letter)) + 0.1 for letter in range(16)] for sentence in sentences]
+        return torch.nn.functional.normalize(torch.tensor(rows), dim=-1)
+
+
+@pytest.fixture
+def generator():
+    torch.manual_seed(3)
+    return HardMasks().eval().requires_grad_(False)
+
+
+@pytest.fixture
+def kept(toy_dataset, generator, tmp_path):
+    return open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, 4, 'fp32')
+
+
+def files(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob('*.safetensors'))}
+
+
+def test_kept_masks_are_the_generators_best(toy_dataset, generator, kept):
+    # The same batch as the cache has made, for the very same numbers.
+    (batch,) = validation_batches(toy_dataset, SIZE, 8)
+    for index, logits, objectness in zip(batch.indices, *generator(batch.images), strict=True):
+        best = objectness.argsort(descending=True, stable=True)[:4]
+        assert np.array_equal(kept.masks(index), (logits[best] > 0).numpy())
+        assert np.array_equal(kept.objectness(index), objectness[best].numpy())
+        assert 0 < kept.masks(index).mean() < 1
+
+
+def test_masks_on_objects_have_the_names_that_the_generator_would_get(toy_dataset, generator, kept):
+    for batch in validation_batches(toy_dataset, SIZE, 2):
+        logits, objectness = generator(batch.images)
+        best = objectness.argsort(dim=1, descending=True, stable=True)[:, :4]
+        wanted = name_predicted_masks(logits, batch).gather(1, best)
+        masks = torch.stack([torch.from_numpy(kept.masks(index)) for index in batch.indices])
+        assert torch.equal(name_predicted_masks((2 * masks.float() - 1) * SURE_LOGIT, batch), wanted)
+
+
+def test_training_from_the_cache_is_training_with_the_generator_where_nothing_is_augmented(
+    toy_dataset, generator, tmp_path
+):
+    names = {3: ['floor'], 7: ['chair'], 9: ['ball']}
+    states = []
+    for cache in (None, tmp_path / 'cache'):
+        torch.manual_seed(1)
+        network = build_network(GENERATOR, CLASSIFIER)
+        network.generator = generator
+        sampler = VocabularySampler(Letters(), ['{}'], 4, names, list(names))
+        # All masks, in the order of their objectness or not: each is a mask of its own.
+        options = FisaOptions(predicted_share=1.0, kept_masks=6, is_augmented=False)
+        run = RunSettings(threads=1, mask_cache=cache)
+        folder = tmp_path / str(cache is None)
+        train_fisa(
+            network, sampler, [], toy_dataset, toy_dataset, [Phase(SIZE, 2, 4, 1e-2)], folder, 5, options, run
+        )  # fmt: skip
+        states.append(load_trained(folder))
+    start = build_network(GENERATOR, CLASSIFIER)
+    moved = states[0]['network.head.void_embedding'] - start.head.void_embedding
+    assert moved.abs().max() > 1e-3
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(states[1][name], tensor, atol=2e-5, rtol=0, msg=name)
+
+
+class TrueMasks:
+    """Keeps the true masks of each image as it is, in the order of the categories."""
+
+    def __init__(self, dataset, size):
+        self.kept = {}
+        for batch in validation_batches(dataset, size, 1):
+            masks = dict(zip(batch.categories[0].tolist(), batch.masks[0], strict=True))
+            nothing = torch.zeros(size // 4, size // 4)
+            stacked = torch.stack([masks.get(category, nothing) for category in (3, 7, 9)])
+            self.kept[batch.indices[0]] = (stacked > 0.5).to(torch.uint8).numpy()
+
+    def masks(self, index):
+        return self.kept[index]
+
+
+def test_masks_are_cut_and_flipped_with_their_image(toy_dataset):
+    size = 256
+    batches = training_batches(toy_dataset, size, 8, seed=2, kept_masks=TrueMasks(toy_dataset, size))
+    assert next(training_batches(toy_dataset, size, 8, seed=2)).proposals is None
+    compared = 0
+    for _ in range(3):
+        batch = next(batches)
+        assert batch.proposals.shape == (8, 3, size // 4, size // 4)
+        for masks, categories, proposals in zip(batch.masks, batch.categories, batch.proposals, strict=True):
+            for mask, category in zip(masks > 0.5, categories.tolist(), strict=True):
+                proposal = proposals[(3, 7, 9).index(category)] > 0
+                if mask.sum() > 100:
+                    assert (mask & proposal).sum() / (mask | proposal).sum() > 0.8
+                    compared += 1
+    assert compared > 40
+
+
+def test_a_window_of_masks():
+    masks = np.zeros((2, 4, 4), np.uint8)
+    masks[0, 1, 2] = 1
+    masks[1, :2] = 1
+    assert np.array_equal(cut_masks(masks, (0, 0, 1, 1), False).numpy(), masks)
+    assert np.array_equal(cut_masks(masks, (0, 0, 1, 1), True).numpy(), masks[:, :, ::-1])
+    quarter = cut_masks(masks, (0, 0.5, 0.5, 0.5), False)
+    # Each cell of the upper right quarter becomes two by two.
+    assert quarter[0].tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]]
+    assert quarter[1].tolist() == [[1] * 4] * 4
+    assert cut_masks(masks, (0, 0.5, 0.5, 0.5), True)[0].tolist()[2] == [0, 0, 1, 1]
+
+
+def test_what_is_there_is_not_made_again(toy_dataset, generator, kept, tmp_path, monkeypatch):
+    before = files(tmp_path)
+    assert before
+    monkeypatch.setattr(mask_cache, 'write_atomically', lambda *_: pytest.fail('written again'))
+    open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, 4, 'fp32')
+    assert files(tmp_path) == before
+
+
+def test_an_interrupted_cache_is_completed(toy_dataset, generator, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(mask_cache, '_SHARD_IMAGES', 2)
+    caplog.set_level(logging.INFO, 'fisa_ros.training')
+
+    def opened():
+        return open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, 4, 'fp32')
+
+    cache = opened()
+    assert 'masks of 6 images go to' in caplog.text
+    whole = [cache.masks(index) for index in range(6)]
+    names = sorted(path.name for path in files(tmp_path))
+    assert names == ['masks_00000.safetensors', 'masks_00001.safetensors', 'masks_00002.safetensors']
+    first, second, third = files(tmp_path)
+    second.unlink()
+    content = third.read_bytes()
+    third.write_bytes(content[: len(content) // 2])
+    kept_time = first.stat().st_mtime_ns
+    caplog.clear()
+    again = opened()
+    assert 'masks of 4 images go to' in caplog.text
+    assert first.stat().st_mtime_ns == kept_time
+    assert all(np.array_equal(again.masks(index), masks) for index, masks in enumerate(whole))
+
+
+def test_other_weights_sizes_and_numbers_have_files_of_their_own(toy_dataset, generator, kept, tmp_path):
+    other = HardMasks().eval()
+    open_mask_cache(tmp_path / 'cache', other, toy_dataset, SIZE, 4, 'fp32')
+    open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, 3, 'fp32')
+    open_mask_cache(tmp_path / 'cache', generator, toy_dataset, 2 * SIZE, 4, 'fp32')
+    open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, 4, 'bf16')
+    fewer = replace(toy_dataset, records=toy_dataset.records[:3])
+    open_mask_cache(tmp_path / 'cache', generator, fewer, SIZE, 4, 'fp32')
+    assert len(list((tmp_path / 'cache').iterdir())) == 6
+
+
+def test_damaged_files_are_named(toy_dataset, generator, kept, tmp_path):
+    (path,) = files(tmp_path)
+    packed = kept._tensor(2, 'masks').tobytes()
+    damaged = bytearray(packed)
+    damaged[len(packed) // 2] ^= 1
+    path.write_bytes(path.read_bytes().replace(packed, damaged))
+    cache = open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, 4, 'fp32')
+    with pytest.raises(DataError, match=r'masks_00000\.safetensors is damaged at image 2 \(.*delete it, the next run'):
+        cache.masks(2)
+
+
+def test_a_disk_that_is_too_small_is_named_before(toy_dataset, generator, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(mask_cache.shutil, 'disk_usage', lambda _: usage._replace(free=100))
+    with pytest.raises(DataError, match='has 0 MB free, the masks need about'):
+        open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, 4, 'fp32')
+    assert not files(tmp_path)
