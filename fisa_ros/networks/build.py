@@ -14,6 +14,7 @@ from fisa_ros.core.errors import ManifestError
 from fisa_ros.networks.conv_stem import ConvStem, StemPatchEmbedding
 from fisa_ros.networks.eomt_generator import EomtMaskGenerator
 from fisa_ros.networks.image_tower import FisaImageTower, Regions
+from fisa_ros.networks.mask2former_generator import Mask2FormerMaskGenerator
 from fisa_ros.networks.panoptic_head import PanopticHead
 from fisa_ros.networks.pooled_tower import PooledImageTower
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
@@ -92,7 +93,11 @@ def _open_clip_config(model: str) -> dict[str, Any]:
     return config
 
 
-_GENERATORS: dict[str, _Builder] = {'tiny': TinyMaskGenerator, 'eomt': EomtMaskGenerator}
+_GENERATORS: dict[str, _Builder] = {
+    'tiny': TinyMaskGenerator,
+    'eomt': EomtMaskGenerator,
+    'mask2former': Mask2FormerMaskGenerator,
+}
 _TOWERS: dict[str, _Builder] = {'tiny': tiny_tower, 'open_clip': open_clip_tower, 'pooled': pooled_tower}
 _TEXT_ENCODERS: dict[str, _Builder] = {'clip': ClipTextEncoder, 'sentence': SentenceEncoder}
 

@@ -6,10 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import EomtConfig, EomtForUniversalSegmentation
 
-from fisa_ros.networks.mask_generator import MaskProposals
-
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
+from fisa_ros.networks.mask_generator import IMAGENET_MEAN, IMAGENET_STD, MaskProposals
 
 
 class EomtMaskGenerator(nn.Module):
@@ -32,8 +29,8 @@ class EomtMaskGenerator(nn.Module):
         self.model.attn_mask_probs = masked
         # Its loss, and the weights of that, take no part either.
         del self.model.criterion
-        self.register_buffer('mean', torch.tensor(_IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer('std', torch.tensor(_IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer('mean', torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer('std', torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> MaskProposals:
         """Propose masks at 1/4 of the resolution for `(B, 3, H, W)` float rgb in [0, 1]."""

@@ -4,6 +4,10 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+# Of the inputs on which the backbones of generators were trained.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 class MaskProposals(NamedTuple):
     """Class-agnostic masks of a batch of images.

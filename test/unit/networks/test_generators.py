@@ -84,8 +84,8 @@ def test_a_tower_may_have_a_smaller_input_than_the_generator():
 @pytest.mark.parametrize(
     ('entry', 'text'),
     [
-        ({'type': 'sam'}, "generator type must be one of tiny, eomt, got 'sam'"),
-        ({}, "generator type must be one of tiny, eomt, got 'None'"),
+        ({'type': 'sam'}, "generator type must be one of tiny, eomt, mask2former, got 'sam'"),
+        ({}, "generator type must be one of tiny, eomt, mask2former, got 'None'"),
         ({'type': 'tiny', 'image_size': 64, 'depth': 3}, "generator tiny: .*unexpected keyword argument 'depth'"),
     ],
 )
