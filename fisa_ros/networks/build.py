@@ -16,7 +16,7 @@ from fisa_ros.networks.eomt_generator import EomtMaskGenerator
 from fisa_ros.networks.image_tower import FisaImageTower, Regions
 from fisa_ros.networks.mask2former_generator import Mask2FormerMaskGenerator
 from fisa_ros.networks.panoptic_head import PanopticHead
-from fisa_ros.networks.pooled_tower import PooledImageTower
+from fisa_ros.networks.pooled_tower import CLIP_LOGIT_SCALE, PooledImageTower
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
 from fisa_ros.networks.text_encoder import ClipTextEncoder, SentenceEncoder, TextEncoder
 from fisa_ros.networks.tiny_generator import TinyMaskGenerator
@@ -157,6 +157,8 @@ def build_network(generator: Mapping[str, Any], classifier: Mapping[str, Any]) -
     tower: FisaImageTower | PooledImageTower = _build('classifier', _TOWERS, arguments)
     head = PanopticHead(tower.embedding_dim, merge_size, temperature=temperature)
     if isinstance(tower, PooledImageTower):
-        # Nothing was trained that could tell void from words: its logit stays 0, below that of any word that fits.
+        torch.nn.init.constant_(head.logit_scale, math.log(CLIP_LOGIT_SCALE))
+        # Nothing was trained that could tell void from words: its logit stays 0, below that of any word that fits, and
+        # the objectness of the generator alone says what is none of them, as in FC-CLIP.
         torch.nn.init.zeros_(head.void_embedding)
     return SegmentationNetwork(build_generator(generator), tower, head)

@@ -1,7 +1,15 @@
 """Frozen CLIP with mask pooling: the classifier that needs no training, and the baseline of FISA.
 
 Dense features of a convolutional CLIP, which keep their place, are averaged under each mask and go through CLIP's own
-head (Yu et al., "Convolutions Die Hard: Open-Vocabulary Segmentation with Single Frozen Convolutional CLIP", 2023).
+head (Yu et al., "Convolutions Die Hard: Open-Vocabulary Segmentation with Single Frozen Convolutional CLIP", 2023:
+FC-CLIP). Three things differ from it:
+
+- FC-CLIP scales mask logits to the grid of the features and averages the cells where they are positive. At stride 32
+  that looks at 2 x 2 of the 8 x 8 logits of a cell, so that a small mask often gets no cell at all and its average is
+  zero. Here a cell counts by the share of it that the mask covers: the same for masks that end at the edges of cells,
+  and never nothing.
+- FC-CLIP blends in the classes of its own generator, which knows those of its training only. Here CLIP stands alone.
+- Both leave void to the generator: no embedding of void competes with the words.
 """
 
 from open_clip.timm_model import TimmModel
@@ -11,6 +19,10 @@ import torch.nn.functional as F
 
 from fisa_ros.core.errors import ManifestError
 from fisa_ros.networks.mask_coverage import CLIP_MEAN, CLIP_STD, mask_coverage, pooling_weights
+
+# Where the training of CLIP ends, as it limits its factor on cosines (Radford et al., 2021). Less would not do: of 133
+# words, one that fits by a cosine of 0.1 more than all others has a probability of 0.99 with it and 0.05 with 20.
+CLIP_LOGIT_SCALE = 100.0
 
 
 class PooledImageTower(nn.Module):

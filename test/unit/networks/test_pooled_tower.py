@@ -1,5 +1,6 @@
 """Mask pooling around a small ConvNeXt of open_clip, with random weights."""
 
+import open_clip
 from open_clip.model import _build_vision_tower
 import pytest
 import torch
@@ -67,12 +68,29 @@ def test_only_a_convnext_can_be_pooled():
         PooledImageTower(tower.visual, 512)
 
 
-def test_void_of_a_pooled_network_is_no_direction():
-    with torch.device('meta'):
-        network = build_network(
-            {'type': 'tiny', 'image_size': 64, 'channels': [8, 16, 32], 'blocks': [0, 0, 0], 'heads': 2},
-            {'type': 'pooled', 'model': 'convnext_base', 'image_size': 64, 'merge_size': 16},
-        )
-    assert network.head.void_embedding.shape == (512,)
+@pytest.fixture
+def network(monkeypatch):
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, 'small', {'embed_dim': DIM, 'vision_cfg': VISION})
+    return build_network(
+        {'type': 'tiny', 'image_size': 64, 'channels': [8, 16, 32], 'blocks': [0, 0, 0], 'heads': 2},
+        {'type': 'pooled', 'model': 'small', 'image_size': SIZE, 'merge_size': 16},
+    )
+
+
+def test_void_of_a_pooled_network_is_no_direction(network):
+    assert torch.equal(network.head.void_embedding, torch.zeros(DIM))
     with pytest.raises(ManifestError, match='only the tower of FISA can be trained'):
         _ = network.trainable_tower
+
+
+@torch.inference_mode()
+def test_of_many_words_that_fit_alike_the_one_that_fits_a_little_better_is_found(network):
+    region = F.one_hot(torch.tensor([0]), DIM).float()
+    words = torch.zeros(133, 1, DIM)
+    words[:, 0, 0], words[7, 0, 0] = 0.15, 0.25
+    there = torch.ones(133, 1, dtype=torch.bool)
+    class_index, score = network.head.classify(region, torch.ones(1), words, there, torch.tensor(0.5))
+    assert class_index.item() == 7
+    assert score.item() > 0.9
+    # What the generator takes for no object is none, though no word is void.
+    assert network.head.classify(region, torch.zeros(1), words, there, torch.tensor(0.0))[1].item() == 0
