@@ -19,13 +19,18 @@ from fisa_ros.core.manifest import ModelManifest, file_sha256, verify_weights
 class _Queries:
     """Where a type of generator keeps its queries, and where its manifest says how many."""
 
-    tensor: str
+    tensors: tuple[str, ...]
     number: tuple[str, ...]
 
 
+_TRANSFORMER = 'generator.model.model.transformer_module'
 _QUERIES = {
-    'tiny': _Queries('generator.queries', ('num_queries',)),
-    'eomt': _Queries('generator.model.query.weight', ('config', 'num_queries')),
+    'tiny': _Queries(('generator.queries',), ('num_queries',)),
+    'eomt': _Queries(('generator.model.query.weight',), ('config', 'num_queries')),
+    'mask2former': _Queries(
+        (f'{_TRANSFORMER}.queries_features.weight', f'{_TRANSFORMER}.queries_embedder.weight'),
+        ('config', 'num_queries'),
+    ),
 }
 
 
@@ -40,7 +45,7 @@ def count_queries(manifest: ModelManifest) -> int:
     verify_weights(manifest)
     try:
         with safe_open(path, 'np') as file:
-            return int(file.get_slice(queries.tensor).get_shape()[0])
+            return int(file.get_slice(queries.tensors[0]).get_shape()[0])
     except (OSError, SafetensorError) as error:
         raise WeightsError(f'weights {path} cannot be read: {error}') from error
 
@@ -73,7 +78,7 @@ def write_query_subset(
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / f'{manifest.name}.safetensors'
     if not weights.is_file():
-        _write_weights(manifest, weights, queries.tensor, num_masks, frames)
+        _write_weights(manifest, weights, queries.tensors, num_masks, frames)
     document = yaml.safe_load(manifest.path.read_text(encoding='utf-8'))
     document.pop('sources', None)
     document |= {
@@ -98,7 +103,7 @@ def _queries_of(manifest: ModelManifest) -> _Queries:
 
 
 def _write_weights(
-    manifest: ModelManifest, path: Path, tensor: str, count: int, frames: Sequence[NDArray[np.uint8]]
+    manifest: ModelManifest, path: Path, names: Sequence[str], count: int, frames: Sequence[NDArray[np.uint8]]
 ) -> None:
     # Here, for a variant that is there is found without them.
     from safetensors.torch import load_file, save_file
@@ -112,7 +117,7 @@ def _write_weights(
         objectness = torch.stack([generator(image).objectness[0] for image in images]).mean(0)
     kept = sorted(objectness.argsort(descending=True, stable=True)[:count].tolist())
     tensors = load_file(manifest.weights.path)
-    tensors[tensor] = tensors[tensor][kept].contiguous()
+    tensors |= {name: tensors[name][kept].contiguous() for name in names}
     aside = path.with_name(f'{path.name}.{os.getpid()}')
     save_file(tensors, aside)
     aside.replace(path)

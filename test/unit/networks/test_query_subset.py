@@ -26,12 +26,29 @@ GENERATORS = {
             'num_blocks': 1, 'num_queries': NUM_QUERIES, 'num_labels': 3, 'num_register_tokens': 1,
         },
     },
+    'mask2former': {
+        'type': 'mask2former',
+        'image_size': SIZE,
+        'config': {
+            'feature_size': 32, 'hidden_dim': 32, 'mask_feature_size': 32, 'encoder_layers': 1, 'decoder_layers': 2,
+            'encoder_feedforward_dim': 32, 'dim_feedforward': 32, 'num_attention_heads': 2, 'num_queries': NUM_QUERIES,
+            'backbone_config': {
+                'model_type': 'swin', 'embed_dim': 8, 'depths': [1, 1, 1, 1], 'num_heads': [1, 1, 1, 1],
+                'out_features': ['stage1', 'stage2', 'stage3', 'stage4'],
+            },
+        },
+    },
 }  # fmt: skip
 CLASSIFIER = {
     'type': 'tiny', 'image_size': SIZE, 'text_dim': 384, 'width': 32, 'layers': 1, 'heads': 2,
     'stem_channels': [8, 16, 32], 'stem_blocks': [0, 0, 1], 'seve_blocks': 1, 'seve_width': 16, 'merge_size': 32,
 }  # fmt: skip
-TENSORS = {'tiny': 'generator.queries', 'eomt': 'generator.model.query.weight'}
+_TRANSFORMER = 'generator.model.model.transformer_module'
+TENSORS = {
+    'tiny': ['generator.queries'],
+    'eomt': ['generator.model.query.weight'],
+    'mask2former': [f'{_TRANSFORMER}.queries_features.weight', f'{_TRANSFORMER}.queries_embedder.weight'],
+}
 
 
 def frames():
@@ -44,9 +61,9 @@ def manifest(request, tmp_path):
     """A model of random weights whose queries differ in how much they find."""
     torch.manual_seed(2)
     network = build_network(GENERATORS[request.param], CLASSIFIER)
-    queries = network.get_parameter(TENSORS[request.param])
     with torch.no_grad():
-        queries.normal_()
+        for name in TENSORS[request.param]:
+            network.get_parameter(name).normal_()
     save_weights(network, tmp_path / 'toy.safetensors')
     shipped = load_manifest('fisa-tiny')
     document = yaml.safe_load(shipped.path.read_text()) | {
@@ -77,7 +94,7 @@ def test_the_queries_that_find_most_stay_in_their_order(manifest, tmp_path):
     before, after = load_file(manifest.weights.path), load_file(variant.weights.path)
     assert before.keys() == after.keys()
     for name, tensor in before.items():
-        expected = tensor[kept] if name == TENSORS[manifest.generator['type']] else tensor
+        expected = tensor[kept] if name in TENSORS[manifest.generator['type']] else tensor
         assert torch.equal(after[name], expected), name
     assert [found.mask_logits.shape[1] for found in proposals(variant)] == [4, 4, 4]
 
@@ -109,8 +126,8 @@ def test_other_numbers_are_refused(manifest, tmp_path, count):
 
 @pytest.mark.parametrize('manifest', ['tiny'], indirect=True)
 def test_models_that_cannot_be_cut_are_refused(manifest, tmp_path):
-    other = replace(manifest, generator={'type': 'mask2former'})
-    with pytest.raises(ManifestError, match="of type 'mask2former' cannot be changed, only of tiny, eomt"):
+    other = replace(manifest, generator={'type': 'sam'})
+    with pytest.raises(ManifestError, match="of type 'sam' cannot be changed, only of tiny, eomt, mask2former"):
         count_queries(other)
     with pytest.raises(ManifestError, match="'toy' was not read from a file"):
         write_query_subset(replace(manifest, path=None), tmp_path / 'subset', 2, frames())
