@@ -16,6 +16,12 @@ from fisa_ros.networks.weights import save_weights
 # What is trained starts as no more than a pass-through: open, so that an error in it would show.
 _GATE = 0.5
 _LAYER_SCALE = 0.1
+# Of Mask2Former: where attention samples and how much, and the distances in Swin's windows.
+_ZEROS = ('sampling_offsets.weight', 'attention_weights.weight', 'relative_position_bias_table')
+_SPREAD = 0.1
+# Its masks: at first they are near zero everywhere, where rounding alone decides.
+_MASKS = 'mask_embedder.2.0.weight'
+_MASK_FACTOR = 100.0
 _IMAGES = 2
 
 
@@ -63,6 +69,11 @@ def _open(network: SegmentationNetwork) -> None:
         gamma = getattr(part, 'gamma', None)
         if isinstance(gamma, nn.Parameter):
             gamma.fill_(_LAYER_SCALE)
+    for name, parameter in network.generator.named_parameters():
+        if name.endswith(_ZEROS):
+            parameter.normal_(0, _SPREAD)
+        elif name.endswith(_MASKS):
+            parameter.mul_(_MASK_FACTOR)
     # All embeddings of a random tower look alike; void must not be near them, or all masks would be void.
     images = torch.rand(_IMAGES, 3, *network.tower.visual.image_size)
     network.head.void_embedding.copy_(-network.tower.image_embedding(images).mean(0))

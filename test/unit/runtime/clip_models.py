@@ -38,14 +38,14 @@ def register_configs(monkeypatch):
         monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config)
 
 
-def manifest_without_weights(folder, clip):
+def manifest_without_weights(folder, clip, generator=_GENERATOR):
     """Write a manifest whose weights are not shipped and return it."""
     document = yaml.safe_load((share_dir() / 'models' / 'fisa-s.yaml').read_text())
     document |= {
         'name': clip,
         'image_size_hw': [SIZE, SIZE],
         'weights': {'file': f'{clip}.safetensors', 'sha256': None},
-        'generator': _GENERATOR,
+        'generator': generator,
         'classifier': {**_CLASSIFIERS[clip], 'model': clip, 'merge_size': 32},
         'text_encoder': {'type': 'clip', 'model': clip},
         'prompt_templates': ['{}', 'a photo of a {}.'],
@@ -55,6 +55,7 @@ def manifest_without_weights(folder, clip):
     return load_manifest(path)
 
 
-def random_model(folder, clip, seed=4):
+def random_model(folder, clip, seed=4, generator=_GENERATOR):
     """Write a model of random weights and return its manifest."""
-    return load_manifest(write_random_model(manifest_without_weights(folder, clip), folder / 'random', seed))
+    manifest = manifest_without_weights(folder, clip, generator)
+    return load_manifest(write_random_model(manifest, folder / 'random', seed))

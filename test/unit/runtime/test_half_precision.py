@@ -34,12 +34,25 @@ CLIP = {
     'merge_size': 32,
 }  # fmt: skip
 POOLED = {'type': 'pooled', 'model': 'convnext_tiny', 'image_size': 32, 'merge_size': 32}
+MASK2FORMER = {
+    'type': 'mask2former',
+    'image_size': SIZE,
+    'config': {
+        'feature_size': 32, 'hidden_dim': 32, 'mask_feature_size': 32, 'encoder_layers': 2, 'decoder_layers': 4,
+        'encoder_feedforward_dim': 64, 'dim_feedforward': 64, 'num_attention_heads': 4, 'num_queries': 6,
+        'backbone_config': {
+            'model_type': 'swin', 'embed_dim': 16, 'depths': [2, 1, 1, 1], 'num_heads': [1, 1, 2, 4], 'window_size': 3,
+            'out_features': ['stage1', 'stage2', 'stage3', 'stage4'],
+        },
+    },
+}  # fmt: skip
 KINDS = {
     'tiny': (GENERATOR, CLASSIFIER),
     'eomt': (EOMT, CLASSIFIER),
     'values': (GENERATOR, {**CLASSIFIER, 'regions': 'values'}),
     'open_clip': (GENERATOR, CLIP),
     'pooled': (EOMT, POOLED),
+    'mask2former': (MASK2FORMER, CLASSIFIER),
 }
 HALF_FILES = (graph_files.FP16_ENCODER_FILE, graph_files.SAFE_FP16_ENCODER_FILE)
 
