@@ -191,11 +191,28 @@ class FisaImageTower(nn.Module):
         """
         if self.regions != 'mask_tokens':
             return self.pooled_embeddings(image, mask_logits, self.regions)
-        return self._embedded(self._until_last_block(image, mask_logits, semantic_tokens, token_mask)[0])
+        return self.embed_inputs(*self.frozen_inputs(image, mask_logits), semantic_tokens, token_mask)
+
+    def frozen_inputs(self, image: Tensor, mask_logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what of an image and its masks comes before all that FISA trains, so that it can be kept.
+
+        Args:
+            image: `(B, 3, S, S)` rgb in [0, 1] at the tower's size.
+            mask_logits: `(B, N, h, w)`.
+
+        Returns:
+            `(B, 1 + P, width)` tokens and `(B, N, 1 + P)` mask bias.
+        """
+        return self._tokens(image), self.mask_bias(mask_logits)
+
+    def embed_inputs(self, tokens: Tensor, bias: Tensor, semantic_tokens: Tensor, token_mask: Tensor) -> Tensor:
+        """Embed regions `(B, N, D)`, as `forward` does, from what `frozen_inputs` returned."""
+        return self._embedded(self._until_last_block(tokens, bias, semantic_tokens, token_mask)[0])
 
     def encode(self, image: Tensor, mask_logits: Tensor, semantic_tokens: Tensor, token_mask: Tensor) -> TowerOutput:
         """Embed the regions under masks and return the image tokens too; arguments are those of `forward`."""
-        masked, x = self._until_last_block(image, mask_logits, semantic_tokens, token_mask)
+        inputs = self.frozen_inputs(image, mask_logits)
+        masked, x = self._until_last_block(*inputs, semantic_tokens, token_mask)
         return TowerOutput(self._embedded(masked), self.visual.ln_post(clip_block(self.blocks[-1], x))[:, 1:])
 
     def image_embedding(self, image: Tensor) -> Tensor:
@@ -247,16 +264,16 @@ class FisaImageTower(nn.Module):
         return F.normalize((self.visual.ln_post(tokens) @ self.visual.proj).float(), dim=-1)
 
     def _until_last_block(
-        self, image: Tensor, mask_logits: Tensor, semantic_tokens: Tensor, token_mask: Tensor
+        self, x: Tensor, bias: Tensor, semantic_tokens: Tensor, token_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return `(B, N, width)` mask tokens after the last block and `(B, 1 + P, width)` image tokens before it."""
-        x = self._tokens(image)
-        bias = self.mask_bias(mask_logits).unsqueeze(1)  # (B, 1, N, 1 + P)
+        count = bias.shape[1]
+        bias = bias.unsqueeze(1)  # (B, 1, N, 1 + P)
         token_bias = torch.where(token_mask, 0.0, HIDDEN).to(x.dtype)[..., None, None, :]
         # Where every token is hidden, attention falls on all of them alike: none may show what it was.
         semantic_tokens = torch.where(token_mask[..., None], semantic_tokens, 0.0)
         # Every mask token starts as CLS does.
-        masked = x[:, :1].expand(-1, mask_logits.shape[1], -1)
+        masked = x[:, :1].expand(-1, count, -1)
         for index, block in enumerate(self.blocks):
             if index < len(self.seve):
                 guided = x[:, 1:] + self.seve[index](x[:, 1:], semantic_tokens, token_bias)
