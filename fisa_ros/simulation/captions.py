@@ -35,7 +35,7 @@ class CaptionWords:
     """Words for the categories.
 
     Attributes:
-        nouns: Per category its name and the synonyms for training.
+        nouns: Per category its name and the synonyms for training; others have their name alone.
         held_out: Synonyms of any category that no caption may contain.
     """
 
@@ -106,7 +106,7 @@ def _described(
     rng: np.random.Generator, category: str, attributes: tuple[str, ...], words: CaptionWords
 ) -> tuple[str, str]:
     """Draw a noun, and adjectives for it; returns the noun with its adjectives, and the noun."""
-    nouns = words.nouns[category]
+    nouns = words.nouns.get(category, (category,))
     noun = nouns[int(rng.integers(len(nouns)))]
     is_described = rng.random() < _ATTRIBUTE_SHARE
     said = set(noun.split())

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """One kind of thing or stuff; `id` is its 1-based position in `CATEGORIES`."""
+    """One kind of thing or stuff; `id` is its 1-based position in `CATEGORIES`, followed by `SITE_CATEGORIES`."""
 
     id: int
     name: str
@@ -22,4 +22,10 @@ _THINGS = (
 CATEGORIES: tuple[Category, ...] = tuple(
     Category(index + 1, name, name in _THINGS) for index, name in enumerate(_STUFF + _THINGS)
 )
-CATEGORY_BY_NAME: dict[str, Category] = {category.name: category for category in CATEGORIES}
+SITE_CATEGORIES: tuple[Category, ...] = tuple(
+    Category(len(CATEGORIES) + index + 1, name, True)
+    for index, name in enumerate(('forklift', 'wet floor sign', 'suitcase', 'tire', 'cable reel'))
+)
+"""What the sites have besides: no shipped model was trained with them, and the default vocabulary lacks them."""
+
+CATEGORY_BY_NAME: dict[str, Category] = {category.name: category for category in (*CATEGORIES, *SITE_CATEGORIES)}

@@ -27,9 +27,10 @@ from fisa_ros.core.errors import DataError
 from fisa_ros.core.resources import share_dir
 from fisa_ros.datasets.coco_panoptic import encode_ids
 from fisa_ros.simulation.captions import image_caption, object_caption, shipped_words
-from fisa_ros.simulation.categories import CATEGORIES
+from fisa_ros.simulation.categories import CATEGORIES, SITE_CATEGORIES
 from fisa_ros.simulation.frames import Frame, sequence_frames, view_frames
 from fisa_ros.simulation.render_journal import RenderJournal
+from fisa_ros.simulation.room import SITES, STYLES
 from fisa_ros.simulation.splits import FIRST_SEED, SPLITS, split_of
 
 MIN_SIZE, MAX_SIZE = 16, 4096
@@ -55,6 +56,7 @@ class SimulationSettings:
         rate_hz: Frames per second of sequences of a moving camera; None for independent views.
         shadow_share: Share of the rooms that are lit with shadows, in [0, 1].
         with_depth: Whether depth images are written.
+        style: Of all rooms, one of `STYLES` or `SITES`; None draws one of `STYLES` for each.
 
     Raises:
         DataError: A value is out of its range.
@@ -66,6 +68,7 @@ class SimulationSettings:
     rate_hz: float | None = None
     shadow_share: float = 0.25
     with_depth: bool = False
+    style: str | None = None
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -79,6 +82,8 @@ class SimulationSettings:
             raise DataError(f'rate must be in [0.1, 1000] Hz, got {self.rate_hz}')
         if not 0 <= self.shadow_share <= 1:
             raise DataError(f'share of shadows must be in [0, 1], got {self.shadow_share}')
+        if self.style is not None and self.style not in (*STYLES, *SITES):
+            raise DataError(f'style must be one of {", ".join((*STYLES, *SITES))}, got {self.style!r}')
 
     def file_stem(self, index: int) -> str:
         """Return the file name, without ending, of the image with 0-based number `index` in the set."""
@@ -88,10 +93,12 @@ class SimulationSettings:
     def frames(self, room: int, numbers: Sequence[int]) -> Iterator[Frame]:
         """Render images `numbers` of the room with 0-based number `room`."""
         seed = FIRST_SEED[self.split] + room
-        light, depth = self.shadow_share, self.with_depth
+        light, depth, style = self.shadow_share, self.with_depth, self.style
         if self.rate_hz is None:
-            return view_frames(seed, numbers, self.size_wh, shadow_share=light, with_depth=depth)
-        return sequence_frames(seed, numbers, self.size_wh, rate_hz=self.rate_hz, shadow_share=light, with_depth=depth)
+            return view_frames(seed, numbers, self.size_wh, shadow_share=light, with_depth=depth, style=style)
+        return sequence_frames(
+            seed, numbers, self.size_wh, rate_hz=self.rate_hz, shadow_share=light, with_depth=depth, style=style
+        )
 
 
 def write_dataset(root: Path, settings: SimulationSettings, images: int, *, processes: int | None = None) -> int:
@@ -146,6 +153,9 @@ def _write_dataset(root: Path, settings: SimulationSettings, images: int, proces
         raise DataError(f'{root} holds a data set {split} without {journal_path.name}: it is not ours to write to')
     annotations.mkdir(parents=True, exist_ok=True)
     arguments = {'version': _version(), **asdict(settings)}
+    if settings.style is None:
+        # As before there were styles: sets that were written then can go on.
+        del arguments['style']
     with RenderJournal(journal_path, arguments) as journal:
         if max(journal.records, default=0) > images:
             raise DataError(f'{root} holds {max(journal.records)} images of {split} already, more than {images}')
@@ -297,7 +307,7 @@ def _write_documents(annotations: Path, settings: SimulationSettings, records: l
     first = FIRST_SEED[split]
     rooms = -(-len(records) // settings.images_per_room)
     info = {
-        'description': f'fisa_ros: simulated rooms, split {split}',
+        'description': f'fisa_ros: simulated {settings.style or "room"}s, split {split}',
         'version': _version(),
         'split': split,
         'seeds': [first, first + rooms - 1],
@@ -307,7 +317,7 @@ def _write_documents(annotations: Path, settings: SimulationSettings, records: l
         'info': info,
         'categories': [
             {'id': entry.id, 'name': entry.name, 'isthing': int(entry.is_thing), 'supercategory': ''}
-            for entry in CATEGORIES
+            for entry in (CATEGORIES + SITE_CATEGORIES if settings.style in SITES else CATEGORIES)
         ],
         'images': images,
         'annotations': [record['annotation'] for record in records],

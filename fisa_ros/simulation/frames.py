@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from fisa_ros.core.results import Segment
 from fisa_ros.simulation.camera import SceneCamera, SceneRenderer, free_positions, view_pose
 from fisa_ros.simulation.object_box import ObjectBox
-from fisa_ros.simulation.room import make_room
+from fisa_ros.simulation.room import SITES, make_room
 from fisa_ros.simulation.scene import build_scene
+from fisa_ros.simulation.site_items import SITE_ITEMS
 
 _MIN_INSTANCES = 4
 _RETRY_SHARE = 0.8
@@ -49,6 +50,7 @@ def view_frames(
     shadow_share: float,
     with_depth: bool,
     with_boxes: bool = False,
+    style: str | None = None,
 ) -> Iterator[Frame]:
     """Yield independent views of the room of `seed`; view n depends on `seed` and n alone.
 
@@ -59,8 +61,9 @@ def view_frames(
         shadow_share: Share of the rooms, in [0, 1], that are lit with shadows.
         with_depth: Whether depth is rendered too.
         with_boxes: Whether the places of things are told too, which takes another rendering for each.
+        style: See `make_room`.
     """
-    room = make_room(seed)
+    room = make_room(seed, style)
     positions = free_positions(room)
     renderer = SceneRenderer(build_scene(room, size_wh, shadows=_casts_shadows(seed, shadow_share)), size_wh)
     try:
@@ -70,8 +73,10 @@ def view_frames(
                 renderer.look(*view_pose(rng, room, positions))
                 instance_map = renderer.instances()
                 segments = renderer.segments(instance_map)
-                # Most views of a bare wall are drawn again; some stay, for cameras see them too.
-                if len(segments) >= _MIN_INSTANCES or rng.random() >= _RETRY_SHARE:
+                # Most views of a bare wall, or of a site without its objects, are drawn again; some stay, for cameras
+                # see them too.
+                shows_site = style not in SITES or any(segment.class_name in SITE_ITEMS for segment in segments)
+                if (len(segments) >= _MIN_INSTANCES and shows_site) or rng.random() >= _RETRY_SHARE:
                     break
             attributes = tuple(renderer.scene.attributes[segment.id - 1] for segment in segments)
             depth = renderer.depth() if with_depth else None
@@ -89,6 +94,7 @@ def sequence_frames(
     rate_hz: float,
     shadow_share: float,
     with_depth: bool,
+    style: str | None = None,
 ) -> Iterator[Frame]:
     """Yield frames of a camera that walks through the room of `seed`; frame n depends on `seed`, `rate_hz` and n alone.
 
@@ -99,8 +105,9 @@ def sequence_frames(
         rate_hz: Frames per second.
         shadow_share: Share of the rooms, in [0, 1], that are lit with shadows.
         with_depth: Whether depth is rendered too.
+        style: See `make_room`.
     """
-    camera = SceneCamera(seed, size_wh, shadows=_casts_shadows(seed, shadow_share))
+    camera = SceneCamera(seed, size_wh, style or 'room', shadows=_casts_shadows(seed, shadow_share))
     try:
         reached = 0
         for number in numbers:

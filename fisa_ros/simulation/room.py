@@ -17,10 +17,13 @@ from fisa_ros.simulation.materials import (
     striped,
     tiled,
 )
+from fisa_ros.simulation.site_items import SITE_ITEMS, warehouse_shell
 from fisa_ros.simulation.small_items import ON_TOP, ON_WALL, curtain, door, rug, window
 from fisa_ros.simulation.splits import SplitGenerator, split_of
 
 STYLES = ('home', 'office', 'workshop')
+SITES = ('warehouse',)
+"""Styles that are not drawn: only who asks for them gets them. They have objects that no other style has."""
 _CLEARANCE_M = 0.12
 
 _WEIGHTS: dict[str, dict[str, float]] = {
@@ -34,6 +37,17 @@ _WEIGHTS: dict[str, dict[str, float]] = {
         'ladder': 1.7,
         'traffic cone': 1.8,
         'box': 2.0,
+    },
+    'warehouse': {
+        'bed': 0.0,
+        'couch': 0.0,
+        'lamp': 0.1,
+        'plant': 0.2,
+        'table': 0.5,
+        'barrel': 1.5,
+        'pallet': 1.5,
+        'box': 1.5,
+        **dict.fromkeys(SITE_ITEMS, 3.0),
     },
 }
 
@@ -245,25 +259,28 @@ def make_room(seed: int, style: str | None = None) -> Room:
 
     Args:
         seed: Any non-negative number.
-        style: One of `STYLES`, or None to draw one.
+        style: One of `STYLES` or `SITES`, or None to draw one of `STYLES`.
 
     Raises:
-        ValueError: `style` is none of `STYLES`.
+        ValueError: `style` is none of them.
     """
-    if style is not None and style not in STYLES:
-        raise ValueError(f'style must be one of {", ".join(STYLES)}, got {style!r}')
+    known = (*STYLES, *SITES)
+    if style is not None and style not in known:
+        raise ValueError(f'style must be one of {", ".join(known)}, got {style!r}')
     rng = np.random.default_rng(seed)
     looks = SplitGenerator([seed, 1], split_of(seed))
     style = style or STYLES[int(rng.choice(3, p=(0.45, 0.3, 0.25)))]
     size = (float(rng.uniform(4.0, 6.5)), float(rng.uniform(4.0, 6.5)), float(rng.uniform(2.45, 2.9)))
-    floor, wall, ceiling = _shell(looks, style)
+    is_site = style in SITES
+    floor, wall, ceiling = warehouse_shell(looks) if is_site else _shell(looks, style)
     plan = _FloorPlan(rng, size)
     placements = _wall_items(rng, looks, size, plan)
-    names = list(FLOOR_STANDING)
+    builders = FLOOR_STANDING | SITE_ITEMS if is_site else FLOOR_STANDING
+    names = list(builders)
     weights = np.array([_WEIGHTS[style].get(name, 1.0) for name in names])
     standing: list[Placement] = []
     for _ in range(int(rng.integers(8, 17))):
-        item = FLOOR_STANDING[names[int(rng.choice(len(names), p=weights / weights.sum()))]](looks)
+        item = builders[names[int(rng.choice(len(names), p=weights / weights.sum()))]](looks)
         placed = plan.against_wall(item) if item.category in AGAINST_WALL else plan.anywhere(item)
         if placed is None:
             continue
@@ -282,9 +299,11 @@ def make_room(seed: int, style: str | None = None) -> Room:
     lights = tuple(
         Light(
             (float(rng.uniform(-0.35, 0.35) * size[0]), float(rng.uniform(-0.35, 0.35) * size[1]), size[2] - 0.25),
-            float(rng.uniform(0.35, 0.65)),
+            float(rng.uniform(0.55, 0.85) if is_site else rng.uniform(0.35, 0.65)),
             casts_shadow=index == 0,
         )
         for index in range(int(rng.integers(1, 3)))
     )
-    return Room(size, floor, wall, ceiling, tuple(placements), lights, float(rng.uniform(0.25, 0.42)))
+    # A site is darker, with lamps that are brighter.
+    ambient = float(rng.uniform(0.2, 0.3) if is_site else rng.uniform(0.25, 0.42))
+    return Room(size, floor, wall, ceiling, tuple(placements), lights, ambient)

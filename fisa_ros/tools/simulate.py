@@ -11,6 +11,7 @@ import sys
 import time
 
 from fisa_ros.core.errors import FisaError
+from fisa_ros.simulation.room import SITES, STYLES
 from fisa_ros.simulation.splits import SPLITS
 
 
@@ -33,6 +34,11 @@ def _parser() -> argparse.ArgumentParser:
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument('--images', type=int, help='number of independent views')
     kind.add_argument('--sequences', type=int, help='number of sequences of a moving camera, each in a room of its own')
+    parser.add_argument(
+        '--style',
+        choices=(*STYLES, *SITES),
+        help=f'of all rooms (default: any but {", ".join(SITES)}, which has objects that no shipped model knows)',
+    )
     parser.add_argument('--views-per-room', type=int, default=4, help='of independent views (default: 4)')
     parser.add_argument('--frames', type=int, default=100, help='per sequence (default: 100)')
     parser.add_argument('--rate-hz', type=float, default=10.0, help='frames per second of sequences (default: 10)')
@@ -61,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.rate_hz if is_sequence else None,
             options.shadows,
             options.depth,
+            options.style,
         )
         rendered = write_dataset(options.out, settings, images, processes=options.processes)
     except FisaError as error:

@@ -105,9 +105,9 @@ def test_every_kind_of_scene_shows_objects(scene):
 
 
 def test_unknown_scenes_are_refused():
-    with pytest.raises(ValueError, match=r"scene must be one of room, home, office, workshop, got 'moon'"):
+    with pytest.raises(ValueError, match=r"scene must be one of room, home, office, workshop, warehouse, got 'moon'"):
         SceneCamera(0, SIZE_WH, 'moon')
-    with pytest.raises(ValueError, match=r"style must be one of home, office, workshop, got 'room'"):
+    with pytest.raises(ValueError, match=r"style must be one of home, office, workshop, warehouse, got 'room'"):
         make_room(0, 'room')
 
 
