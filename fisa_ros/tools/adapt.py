@@ -1,0 +1,171 @@
+"""Adapt a model to your own site with a handful of images: `python -m fisa_ros.tools.adapt --images DIR`."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+import json
+import logging
+import os
+from pathlib import Path
+import re
+import sys
+from typing import Any
+
+from fisa_ros.core.errors import FisaError
+from fisa_ros.core.vocabulary import VocabularyRequest
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return 0, 1 if the model was not worth saving, or 2 if nothing could be done."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format='%(message)s', stream=sys.stderr)
+    try:
+        report, refusal = _run(options)
+    except (FisaError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print('stopped; nothing was saved', file=sys.stderr)
+        return 130
+    if options.json:
+        print(json.dumps(report, allow_nan=False))
+    else:
+        _print_table(report)
+    if refusal:
+        print(f'refused: {refusal}', file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='python -m fisa_ros.tools.adapt',
+        description='Adapt a model to new kinds of things with a handful of images of them. Only the few parameters of '
+        'FISA and the projection to the space of words are tuned. The base vocabulary is guarded: what forgets it is '
+        'not saved.',
+    )
+    parser.add_argument('--images', type=Path, required=True, help='folder of images of the site')
+    parser.add_argument(
+        '--annotations',
+        type=Path,
+        help='their masks: COCO panoptic or COCO instances as JSON (default: the one in or beside the folder)',
+    )
+    parser.add_argument(
+        '--names',
+        default='',
+        help='what is new, "forklift, lift truck; tire": where there are masks, which of their classes, and synonyms; '
+        'elsewhere, what the model looks for itself. A file NAME.txt beside an image names what is in that one alone',
+    )
+    parser.add_argument('--model', default='fisa-tiny', help='name or manifest of the model (default: %(default)s)')
+    parser.add_argument(
+        '--vocabulary', default='indoor', help='base vocabulary that must not be forgotten (default: %(default)s)'
+    )
+    parser.add_argument('--rehearsal', type=Path, metavar='DIR', help='other images with base classes, to keep them')
+    parser.add_argument(
+        '--rehearsal-annotations', type=Path, metavar='FILE', help='their masks, if there are any (default: as above)'
+    )
+    parser.add_argument('--out', type=Path, default=Path('out/adapt'), help='folder (default: %(default)s)')
+    parser.add_argument('--name', help='name of the adapted model (default: MODEL-FOLDER)')
+    parser.add_argument('--steps', type=int, default=200, help='steps of tuning (default: %(default)s)')
+    parser.add_argument('--views', type=int, default=8, help='augmented views of each image (default: %(default)s)')
+    parser.add_argument('--minutes', type=float, help='end the tuning after so many minutes at the latest')
+    parser.add_argument(
+        '--max-drop', type=float, default=1.0, metavar='POINTS',
+        help='most that base classes may lose, in points of accuracy, for the model to be saved (default: %(default)g)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--sure', type=float, default=0.5, metavar='SCORE', help='with names alone: score of masks that are taken'
+    )
+    parser.add_argument('--force', action='store_true', help='save the model whatever was lost')
+    parser.add_argument('--seed', type=int, default=0, help='(default: %(default)s)')
+    parser.add_argument('--threads', type=int, default=os.cpu_count(), help='threads of PyTorch (default: all cores)')
+    parser.add_argument(
+        '--precision', choices=('bf16', 'fp32'), default='bf16', help='of the tuning (default: %(default)s)'
+    )
+    parser.add_argument('--json', action='store_true', help='print one JSON object instead of a table')
+    return parser
+
+
+def _run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    # Here, for loading PyTorch takes seconds.
+    from fisa_ros.core.manifest import load_manifest
+    from fisa_ros.tools.adapt_page import write_page
+    from fisa_ros.training.adapt import AdaptRequest, adapt
+    from fisa_ros.training.adapt_stage import AdaptOptions
+    from fisa_ros.training.loop import RunSettings, TrainingStoppedError
+    from fisa_ros.training.pseudo_masks import SureRule
+
+    name = options.name or _name(load_manifest(options.model).name, options.images)
+    request = AdaptRequest(
+        model=options.model,
+        images=options.images,
+        annotations=options.annotations,
+        names=tuple(part.strip() for part in options.names.split(';') if part.strip()),
+        base=VocabularyRequest.parse(options.vocabulary),
+        out=options.out,
+        name=name,
+        rehearsal=options.rehearsal,
+        rehearsal_annotations=options.rehearsal_annotations,
+        views=options.views,
+        max_drop=options.max_drop / 100,
+        is_forced=options.force,
+        seed=options.seed,
+        options=AdaptOptions(steps=options.steps),
+        sure=SureRule(options.sure),
+    )
+    seconds = None if options.minutes is None else options.minutes * 60
+    try:
+        adaptation = adapt(request, RunSettings(options.threads, seconds, options.precision))
+    except TrainingStoppedError as stopped:
+        # By a signal: it leaves nothing behind.
+        raise KeyboardInterrupt from stopped
+    report: dict[str, Any] = dict(adaptation.report)
+    report['saved'] = str(adaptation.manifest) if adaptation.manifest else None
+    if adaptation.manifest:
+        vocabulary = options.out / f'{name}_vocabulary.yaml'
+        page = options.out / f'{name}_before_after.png'
+        write_page(page, options.model, adaptation.manifest, vocabulary, adaptation.shown)
+        report |= {'vocabulary': str(vocabulary), 'page': str(page)}
+        text = json.dumps(report, indent=1, allow_nan=False)
+        (options.out / f'{name}_report.json').write_text(text, encoding='utf-8')
+    return report, adaptation.refusal
+
+
+def _name(model: str, images: Path) -> str:
+    site = re.sub(r'[^a-z0-9]+', '-', images.absolute().name.casefold()).strip('-')
+    return f'{model}-{site or "site"}'
+
+
+def _print_table(report: Mapping[str, Any]) -> None:
+    before, after = report['before'], report['after']
+    print(f'{"share of masks named right":40}{"before":>10}{"after":>10}{"masks":>8}')
+    for key, label, count in (
+        ('new', 'new classes', 'new_masks'),
+        ('base', 'base classes', 'base_masks'),
+        ('base_asked_together', 'base classes, asked with the new ones', 'base_masks'),
+    ):
+        print(f'{label:40}{_text(before[key]):>10}{_text(after[key]):>10}{after[count]:>8}')
+    for name in report['masks']:
+        values = (_text(scores['per_class'].get(name)) for scores in (before, after))
+        print(f'{"  " + name:40}' + ''.join(f'{value:>10}' for value in values))
+    print(f'\n{report["images"]} images, masks from {report["masks_from"]}: {_counts(report["masks"])}')
+    held = len(report['held_out_images'])
+    print(
+        f'new classes measured on {held} images kept out of the tuning' if held
+        else 'new classes measured on the images of the tuning themselves: too few to keep any out'
+    )  # fmt: skip
+    print(f'base classes measured on {report["base_measured_on"]}')
+    print(f'{report["steps"]} steps, {report["alpha"]:g} of the way to the tuned weights, {report["seconds"]:.0f} s')
+    if report['saved']:
+        print(f'--model {report["saved"]} --vocabulary {report["vocabulary"]}; pictures: {report["page"]}')
+
+
+def _counts(masks: Mapping[str, int]) -> str:
+    return ', '.join(f'{name} {count}' for name, count in masks.items())
+
+
+def _text(value: float | None) -> str:
+    return '-' if value is None else f'{value:.3f}'
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,182 @@
+import contextlib
+import io
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from fisa_ros.core.manifest import file_sha256, load_manifest
+from fisa_ros.core.resources import share_dir
+from fisa_ros.core.vocabulary import VocabularyRegistry, VocabularyRequest
+from fisa_ros.datasets.site_images import open_folder
+from fisa_ros.pipeline.segmenter import Segmenter
+from fisa_ros.simulation.dataset_writer import SimulationSettings, write_dataset
+from fisa_ros.tools.adapt import main
+from fisa_ros.training.adapt import AdaptRequest, adapt
+from fisa_ros.training.adapt_stage import AdaptOptions
+from fisa_ros.training.loop import RunSettings
+from fisa_ros.training.pseudo_masks import SureRule
+
+SHORT = ['--views', 1, '--threads', 1]
+WEIGHTS = share_dir() / 'models' / 'fisa-tiny.safetensors'
+
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory):
+    """Three views of a warehouse with their masks."""
+    root = tmp_path_factory.mktemp('site')
+    write_dataset(root, SimulationSettings('train', (160, 120), 1, style='warehouse'), 3, processes=1)
+    return root
+
+
+@pytest.fixture
+def copy(site, tmp_path):
+    return shutil.copytree(site, tmp_path / 'copy') / 'train'
+
+
+def run(capsys, *arguments):
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture(scope='module')
+def adapted(site, tmp_path_factory):
+    """Folder of the adapted model of a few steps, saved whatever it is worth; `table.txt` is what was printed."""
+    out = tmp_path_factory.mktemp('adapted')
+    sums = {path: file_sha256(path) for path in (WEIGHTS, WEIGHTS.with_suffix('.yaml'))}
+    arguments = ['--images', site / 'train', '--out', out / 'model', '--steps', 4, '--rehearsal', site / 'train']
+    table = io.StringIO()
+    with contextlib.redirect_stdout(table):
+        assert main([str(argument) for argument in [*arguments, *SHORT, '--force', '--name', 'tiny-site']]) == 0
+    (out / 'table.txt').write_text(table.getvalue())
+    assert {path: file_sha256(path) for path in sums} == sums
+    return out
+
+
+def test_what_is_written_is_a_model(adapted, site):
+    assert {path.name for path in (adapted / 'model').iterdir()} == {
+        'tiny-site.yaml', 'tiny-site.safetensors', 'tiny-site_vocabulary.yaml', 'tiny-site_report.json',
+        'tiny-site_before_after.png',
+    }  # fmt: skip
+    base, manifest = load_manifest('fisa-tiny'), load_manifest(adapted / 'model' / 'tiny-site.yaml')
+    assert (manifest.licence, manifest.thresholds) == (base.licence, base.thresholds)
+    assert manifest.classifier == base.classifier
+    assert manifest.weights.sha256 != base.weights.sha256
+    assert base.weights.sha256 in manifest.description
+    request = VocabularyRequest.parse(str(adapted / 'model' / 'tiny-site_vocabulary.yaml'))
+    vocabulary = VocabularyRegistry().propose(request)
+    assert len(vocabulary.classes) > 30
+    segmenter = Segmenter.load(adapted / 'model' / 'tiny-site.yaml', 'torch', 'cpu', cache=False)
+    try:
+        result = segmenter.segment(open_folder(site / 'train').image(0), segmenter.prepare(vocabulary))
+        assert result.panoptic_map.shape == (120, 160)
+    finally:
+        segmenter.close()
+
+
+def test_the_report_tells_what_was_measured(adapted):
+    report = json.loads((adapted / 'model' / 'tiny-site_report.json').read_text())
+    assert report['model_sha256'] == load_manifest('fisa-tiny').weights.sha256
+    assert (report['images'], report['rehearsal_images'], report['steps']) == (3, 3, 4)
+    assert sum(report['masks'].values()) > 0
+    assert set(report['before']['per_class']) <= set(report['masks'])
+    assert report['before']['new_masks'] == report['after']['new_masks'] > 0
+    assert report['trials'][str(report['alpha'])] == report['after']
+    page = cv2.imread(str(adapted / 'model' / 'tiny-site_before_after.png'))
+    assert page.shape[1] == 3 * (480 + 6)
+    assert page.std() > 20
+
+
+def request(site, out, **changes):
+    values = dict(
+        model='fisa-tiny', images=site / 'train', base=VocabularyRequest.parse('indoor'), out=out, name='site', views=1,
+        options=AdaptOptions(steps=3, learning_rate=0.3, guard_weight=0.0),
+    )  # fmt: skip
+    return AdaptRequest(**{**values, **changes})
+
+
+def test_what_forgets_the_base_classes_is_not_saved(site, tmp_path):
+    wild = adapt(request(site, tmp_path / 'out'), RunSettings(1))
+    # The fixture `adapted` was forced.
+    assert 'more than the 1 allowed: nothing was saved' in wild.refusal
+    assert wild.report['base_drop'] > 0.01
+    assert wild.manifest is None
+    assert not (tmp_path / 'out').exists()
+
+
+def test_names_alone_take_what_the_model_is_sure_of(copy, tmp_path):
+    """Window and door are new only to this vocabulary, so the model finds them by itself."""
+    shutil.rmtree(copy.parent / 'annotations')
+    base = VocabularyRequest.parse('floor; wall; ceiling; chair')
+    changes = dict(
+        images=copy, base=base, names=('window, glass window', 'door', 'unicorn'), sure=SureRule(min_score=0.3),
+        options=AdaptOptions(steps=1), is_forced=True,
+    )  # fmt: skip
+    found = adapt(request(copy.parent, tmp_path / 'out', **changes), RunSettings(1))
+    assert found.report['masks_from'] == 'the model itself, where it was sure'
+    assert found.report['masks']['unicorn'] == 0
+    assert found.report['masks']['window'] + found.report['masks']['door'] > 0
+    assert load_manifest(found.manifest).name == 'site'
+
+
+def test_names_alone_and_nothing_sure(copy, tmp_path, capsys):
+    arguments = ['--images', copy, '--out', tmp_path / 'out', *SHORT]
+    shutil.rmtree(copy.parent / 'annotations')
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert 'has neither masks' in err
+    code, _, err = run(capsys, *arguments, '--names', 'unicorn; forklift', '--sure', 0.999)
+    assert code == 2
+    assert 'no mask is sure enough of a new class: a score of 0.999 is needed, the best are unicorn 0.' in err
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--model', 'moon'], "unknown model 'moon'"),
+        (['--names', 'forklift, chair'], "'chair' is in the base vocabulary already, in class 'chair'"),
+        (['--names', 'unicorn'], 'has no mask of unicorn'),
+        (['--annotations', 'none.json'], 'none.json cannot be read'),
+        (['--rehearsal', 'none'], 'none is not a folder of images'),
+        (['--max-drop', '-1'], r'must be in [0, 100] points, got -1'),
+        (['--name', '../x'], "letters, digits, dots, - and _ alone, got '../x'"),
+        (['--out', str(WEIGHTS.parent), '--name', 'fisa-tiny'], 'fisa-tiny.yaml is the model that is adapted'),
+        (['--steps', '0'], 'steps must be 1 or more, got 0'),
+        (['--vocabulary', 'none.yaml'], 'vocabulary file none.yaml does not exist'),
+        (['--model', 'pooled-l'], "no weights are shipped for model 'pooled-l'"),
+    ],
+)
+def test_what_cannot_be_done_is_said(copy, capsys, tmp_path, arguments, message):
+    code, out, err = run(capsys, '--images', copy, '--out', tmp_path / 'out', *SHORT, *arguments)
+    assert (code, out) == (2, '')
+    assert message in err
+    assert not (tmp_path / 'out').exists()
+
+
+def test_broken_images_and_masks_are_refused(copy, capsys, tmp_path):
+    arguments = ['--images', copy, '--out', tmp_path / 'out', *SHORT]
+    path = copy / '00000001.jpg'
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert '00000001.jpg is truncated' in err
+    path.write_bytes(whole)
+    mask = copy.parent / 'annotations' / 'panoptic_train' / '00000002.png'
+    cv2.imwrite(str(mask), np.full((120, 160, 3), 200, np.uint8))
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert 'disagree on the segments' in err
+    assert run(capsys, '--images', tmp_path / 'nowhere', *SHORT)[0] == 2
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_table_for_people(adapted):
+    table = (adapted / 'table.txt').read_text()
+    assert 'new classes ' in table
+    assert '3 images, masks from ' in table
+    assert f'--model {adapted / "model" / "tiny-site.yaml"} --vocabulary' in table
