@@ -158,7 +158,7 @@ def open_folder(images: Path) -> SiteDataset:
     for number, path in enumerate(paths, start=1):
         image = read_image(path)
         records.append(ImageRecord(number, path, path, (image.shape[0], image.shape[1]), ()))
-    return SiteDataset(images, {}, tuple(records), ((),) * len(records))
+    return SiteDataset(images, {}, tuple(records), masks=((),) * len(records))
 
 
 def names_beside(image: Path) -> Path | None:
@@ -201,7 +201,7 @@ def _open_instances(images: Path, path: Path, document: Mapping[str, Any]) -> Si
         raise DataError(f'{path}: image ids are not unique')
     if missing := [str(record.image_path) for record in records if not record.image_path.is_file()]:
         raise DataError(f'{path}: {len(missing)} of {len(records)} images are missing: {", ".join(missing[:5])}')
-    return SiteDataset(path, categories, tuple(records), tuple(masks))
+    return SiteDataset(path, categories, tuple(records), masks=tuple(masks))
 
 
 def _segments(

@@ -91,8 +91,9 @@ def _run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from fisa_ros.tools.adapt_page import write_page
     from fisa_ros.training.adapt import AdaptRequest, adapt
     from fisa_ros.training.adapt_stage import AdaptOptions
-    from fisa_ros.training.loop import RunSettings, TrainingStoppedError
+    from fisa_ros.training.loop import TrainingStoppedError
     from fisa_ros.training.pseudo_masks import SureRule
+    from fisa_ros.training.settings import RunSettings
 
     name = options.name or _name(load_manifest(options.model).name, options.images)
     request = AdaptRequest(

@@ -27,10 +27,10 @@ from fisa_ros.training.adapt_stage import AdaptOptions, interpolate, tune, tuned
 from fisa_ros.training.adapted_model import write_adapted_model
 from fisa_ros.training.batches import training_batches, validation_batches
 from fisa_ros.training.frozen_views import FrozenView, Guard, freeze_views, vocabulary_tensors
-from fisa_ros.training.loop import RunSettings
 from fisa_ros.training.mask_scores import MaskScores, score_views, sure_views
 from fisa_ros.training.processes import Processes
 from fisa_ros.training.pseudo_masks import SureRule
+from fisa_ros.training.settings import RunSettings
 from fisa_ros.training.vocabulary_sampler import VocabularySampler
 
 ALPHAS = (0.5, 0.7, 0.8, 0.9, 1.0)

@@ -13,9 +13,11 @@ from fisa_ros.core.errors import DataError
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
 from fisa_ros.training.fisa_stage import ON_NOTHING
 from fisa_ros.training.frozen_views import FrozenView, Guard, ViewBatch, collate_views
-from fisa_ros.training.loop import Phase, RunSettings, Term, TrainingStoppedError, train
+from fisa_ros.training.loop import TrainingStoppedError, train
 from fisa_ros.training.mask_accuracy import IGNORED
+from fisa_ros.training.settings import Phase, RunSettings
 from fisa_ros.training.simo import apply_simo
+from fisa_ros.training.terms import Term
 from fisa_ros.training.vocabulary_sampler import VocabularySampler
 
 TUNED_SETS = ('queries', 'seve', 'void', 'projection')

@@ -30,7 +30,7 @@ def dataset(tmp_path):
     record = ImageRecord(1, tmp_path / 'a.png', tmp_path / 'a.png', (4, 4), segments)
     masks = tuple(PackedMask.of(np.arange(16).reshape(4, 4) // 4 == row) for row in range(4))
     table = {entry[0]: DatasetCategory(*entry) for entry in categories}
-    return SiteDataset(tmp_path / 'site.json', table, (record,), (masks,))
+    return SiteDataset(tmp_path / 'site.json', table, (record,), masks=(masks,))
 
 
 def test_new_classes_follow_the_base_classes():

@@ -16,8 +16,8 @@ from fisa_ros.simulation.dataset_writer import SimulationSettings, write_dataset
 from fisa_ros.tools.adapt import main
 from fisa_ros.training.adapt import AdaptRequest, adapt
 from fisa_ros.training.adapt_stage import AdaptOptions
-from fisa_ros.training.loop import RunSettings
 from fisa_ros.training.pseudo_masks import SureRule
+from fisa_ros.training.settings import RunSettings
 
 SHORT = ['--views', 1, '--threads', 1]
 WEIGHTS = share_dir() / 'models' / 'fisa-tiny.safetensors'
@@ -164,7 +164,7 @@ def test_broken_images_and_masks_are_refused(copy, capsys, tmp_path):
     path.write_bytes(whole[: len(whole) // 2])
     code, _, err = run(capsys, *arguments)
     assert code == 2
-    assert '00000001.jpg is truncated' in err
+    assert '00000001.jpg is cut off' in err
     path.write_bytes(whole)
     mask = copy.parent / 'annotations' / 'panoptic_train' / '00000002.png'
     cv2.imwrite(str(mask), np.full((120, 160, 3), 200, np.uint8))

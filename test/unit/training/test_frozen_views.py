@@ -11,9 +11,9 @@ from fisa_ros.training.adapt_stage import AdaptOptions, interpolate, tune, tuned
 from fisa_ros.training.batches import Batch, validation_batches
 from fisa_ros.training.fisa_stage import ON_NOTHING
 from fisa_ros.training.frozen_views import FrozenView, Guard, collate_views, freeze_views, vocabulary_tensors
-from fisa_ros.training.loop import RunSettings
 from fisa_ros.training.mask_accuracy import IGNORED
 from fisa_ros.training.mask_scores import MaskScores, score_views, sure_views
+from fisa_ros.training.settings import RunSettings
 from fisa_ros.training.vocabulary_sampler import VocabularySampler
 
 TEMPLATES = ('{}', 'a {}')
