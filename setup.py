@@ -38,7 +38,7 @@ setup(
         'onnxruntime': ['ftfy', 'onnxruntime', 'tokenizers'],
         'simulation': ['mujoco'],
         'tensorrt': ['cuda-bindings', 'ftfy', 'onnxruntime', 'tensorrt', 'tokenizers'],
-        'train': ['accelerate', 'scipy', 'tensorboard'],
+        'train': ['accelerate', 'pycocotools', 'scipy', 'tensorboard'],
         'bags': ['rosbags'],
         'fleet': ['ray[data]', 'rosbags'],
         'dev': [
