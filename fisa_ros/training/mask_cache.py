@@ -26,13 +26,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from fisa_ros.core.errors import DataError
+from fisa_ros.core.manifest import file_sha256
 from fisa_ros.datasets.coco_panoptic import ImageId, PanopticDataset
 from fisa_ros.training.batches import MASK_STRIDE, stretched_image
 from fisa_ros.training.checkpoint import write_atomically
 from fisa_ros.training.processes import Processes
 from fisa_ros.training.settings import Precision
 
-_FORMAT = 1
+_FORMAT = 2
 _SHARD_IMAGES = 256
 _BATCH = 8
 _COMPRESSION = 6
@@ -49,7 +50,8 @@ class CacheKey:
         size: Edge of the square images in pixels.
         kept: Masks of each image.
         precision: Type in which the generator multiplies.
-        images: Sum of the ids of the images, in their order.
+        truth: Sum of the data set's file of annotations, or the path of its folder.
+        images: Sum of ids, names and sizes in bytes of the images, in their order.
         shard_images: Images of one file.
         format: Number of the form of the files.
     """
@@ -58,6 +60,7 @@ class CacheKey:
     size: int
     kept: int
     precision: str
+    truth: str
     images: str
     shard_images: int
     format: int = _FORMAT
@@ -154,7 +157,8 @@ def open_mask_cache(
         size=size,
         kept=len(sample[f'{image_ids[0]}.objectness']),
         precision=str(maker.autocast_type).removeprefix('torch.'),
-        images=hashlib.sha256(json.dumps(image_ids).encode()).hexdigest(),
+        truth=file_sha256(dataset.path) if dataset.path.is_file() else str(dataset.path.resolve()),
+        images=_images_sum(dataset),
         shard_images=_SHARD_IMAGES,
     )
     own = folder / key.digest
@@ -229,6 +233,16 @@ def _weights_sum(module: nn.Module) -> str:
         total.update(name.encode())
         total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
+
+
+def _images_sum(dataset: PanopticDataset) -> str:
+    try:
+        images = [
+            (record.image_id, record.image_path.name, record.image_path.stat().st_size) for record in dataset.records
+        ]
+    except OSError as error:
+        raise DataError(f'{dataset.path}: an image cannot be read: {error}') from error
+    return hashlib.sha256(json.dumps(images).encode()).hexdigest()
 
 
 def _shard_path(folder: Path, number: int) -> Path:

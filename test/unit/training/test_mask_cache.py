@@ -2,12 +2,14 @@ from dataclasses import replace
 import logging
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from fisa_ros.core.errors import DataError
+from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.networks.build import build_generator, build_network
 from fisa_ros.networks.mask_generator import MaskProposals
 from fisa_ros.runtime.backend import SURE_LOGIT
@@ -196,6 +198,24 @@ def test_other_weights_sizes_and_numbers_have_files_of_their_own(toy_dataset, ge
     fewer = replace(toy_dataset, records=toy_dataset.records[:3])
     open_mask_cache(tmp_path / 'cache', generator, fewer, SIZE, 4, 'fp32')
     assert len(list((tmp_path / 'cache').iterdir())) == 6
+
+
+def test_other_images_with_the_same_ids_have_masks_of_their_own(toy_dataset, toy_data, generator, kept, tmp_path):
+    copy = shutil.copytree(toy_data, tmp_path / 'copy')
+    annotations = copy / 'annotations' / 'panoptic_train.json'
+
+    def opened(folder):
+        return open_mask_cache(folder, generator, PanopticDataset.open(copy / 'train', annotations), SIZE, 4, 'fp32')
+
+    assert opened(tmp_path / 'cache')._folder == kept._folder
+    for image in (copy / 'train').iterdir():
+        cv2.imwrite(str(image), np.random.default_rng(1).integers(0, 255, (48, 64, 3), np.uint8))
+    other = opened(tmp_path / 'cache')
+    fresh = opened(tmp_path / 'fresh')
+    assert all(np.array_equal(other.masks(index), fresh.masks(index)) for index in range(6))
+    assert not np.array_equal(other.masks(0), kept.masks(0))
+    annotations.write_text(annotations.read_text() + ' ')
+    assert opened(tmp_path / 'cache')._folder not in (other._folder, kept._folder)
 
 
 def test_damaged_files_are_named(toy_dataset, generator, kept, tmp_path):
