@@ -256,6 +256,11 @@ def _best(trials: Mapping[float, MaskScores], before: MaskScores, max_drop: floa
 
 
 def _refusal(before: MaskScores, after: MaskScores, max_drop: float) -> str:
+    if after.base_masks < _MIN_BASE_MASKS:
+        return (
+            f'base classes could be measured on {after.base_masks} masks only, {_MIN_BASE_MASKS} are needed: nothing '
+            'was saved. Give --rehearsal images that show them, or --force'
+        )
     drop = after.base_drop(before)
     if drop > max_drop:
         return (

@@ -41,9 +41,12 @@ class MaskScores:
         )
 
     def base_drop(self, before: 'MaskScores') -> float:
-        """Return by how much the base classes are worse than before, in [-1, 1], in whichever way they lost more."""
+        """Return by how much the base classes are worse than before, in [-1, 1], in whichever way they lost more.
+
+        It is 1 where nothing was measured.
+        """
         pairs = ((before.base, self.base), (before.base_asked_together, self.base_asked_together))
-        return max((old - new for old, new in pairs if old is not None and new is not None), default=0.0)
+        return max((old - new for old, new in pairs if old is not None and new is not None), default=1.0)
 
 
 @torch.inference_mode()

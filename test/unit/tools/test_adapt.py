@@ -107,6 +107,13 @@ def test_what_forgets_the_base_classes_is_not_saved(site, tmp_path):
     assert not (tmp_path / 'out').exists()
 
 
+def test_what_could_not_be_measured_is_not_saved(site, tmp_path):
+    blind = adapt(request(site, tmp_path / 'out', base=VocabularyRequest.parse('unicorn')), RunSettings(1))
+    assert blind.report['after']['base_masks'] == 0
+    assert 'base classes could be measured on 0 masks only, 20 are needed: nothing was saved' in blind.refusal
+    assert blind.manifest is None
+
+
 def test_names_alone_take_what_the_model_is_sure_of(copy, tmp_path):
     """Window and door are new only to this vocabulary, so the model finds them by itself."""
     shutil.rmtree(copy.parent / 'annotations')

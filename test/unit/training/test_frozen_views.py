@@ -148,7 +148,7 @@ def test_the_larger_loss_counts():
     assert MaskScores(0.5, 10, 0.9, 0.7, 50).base_drop(before) == pytest.approx(0.1)
     assert MaskScores(0.5, 10, 0.6, 0.9, 50).base_drop(before) == pytest.approx(0.3)
     assert MaskScores(0.5, 10, 0.95, 0.85, 50).base_drop(before) == pytest.approx(-0.05)
-    assert MaskScores(0.5, 10, None, None, 0).base_drop(before) == 0.0
+    assert MaskScores(0.5, 10, None, None, 0).base_drop(before) == 1.0
     assert before.with_base_of(MaskScores(None, 0, 0.4, 0.3, 7)).base_masks == 7
 
 
