@@ -110,6 +110,8 @@ def find_annotations(images: Path) -> Path | None:
     Raises:
         DataError: There are several.
     """
+    if images.name in ('', '..'):
+        images = images.resolve()
     stems = {path.stem for path in images.glob('*') if path.suffix.lower() in IMAGE_SUFFIXES}
     annotations = images.parent / 'annotations'
     candidates = [
@@ -209,7 +211,10 @@ def _segments(
 ) -> Iterator[tuple[SegmentInfo, PackedMask]]:
     """Yield the segments of one image, numbered from 1, with their masks; those without a pixel are left out."""
     taken = np.zeros(size_hw, np.bool_)
-    masks = [_pixels(entry['segmentation'], size_hw, where) for entry in entries]
+    masks = [
+        _pixels(entry['segmentation'], size_hw, f'{where}, annotation {entry.get("id", number)}')
+        for number, entry in enumerate(entries)
+    ]
     # The smaller ones are in front, so what they leave of the others is what can be seen.
     for number in sorted(range(len(masks)), key=lambda number: int(masks[number].sum())):
         if (masks[number] & ~taken).any():
@@ -224,6 +229,8 @@ def _pixels(segmentation: Any, size_hw: tuple[int, int], where: str) -> NDArray[
     height, width = size_hw
     parts: list[Any]
     if isinstance(segmentation, list):
+        if not segmentation:
+            raise DataError(f'{where}: it has no polygon: boxes alone are not enough, draw masks')
         for polygon in segmentation:
             numbers = isinstance(polygon, list) and all(isinstance(value, int | float) for value in polygon)
             if not numbers or len(polygon) < _MIN_POLYGON or len(polygon) % 2:

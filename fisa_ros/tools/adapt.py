@@ -132,7 +132,7 @@ def _run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 def _name(model: str, images: Path) -> str:
-    site = re.sub(r'[^a-z0-9]+', '-', images.absolute().name.casefold()).strip('-')
+    site = re.sub(r'[^a-z0-9]+', '-', images.resolve().name.casefold()).strip('-')
     return f'{model}-{site or "site"}'
 
 

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -103,6 +104,7 @@ def test_a_panoptic_file_is_known_by_its_content(folder):
         (instances(annotation([SQUARE], 9)), 'unknown category 9, known are 1, 2'),
         (instances(annotation([SQUARE], image=7)), 'annotation of image 7, which it does not list'),
         (instances(annotation([[1, 2, 3, 4]])), 'a polygon needs 3 points or more'),
+        (instances(annotation([SQUARE], id=3), annotation([], id=4)), 'image 5, annotation 4: it has no polygon'),
         (instances(annotation({'size': [8, 12], 'counts': [90]})), 'do not add up to the 96 pixels'),
         (instances(annotation({'size': [8, 12], 'counts': [1, -1, 96]})), 'do not add up'),
         (instances(annotation({'size': [12, 8], 'counts': [96]})), r'size \[12, 8\], the image of \[8, 12\]'),
@@ -149,6 +151,15 @@ def test_a_folder_without_images(tmp_path):
         open_folder(tmp_path)
     with pytest.raises(DataError, match='is not a folder'):
         open_folder(tmp_path / 'none')
+
+
+def test_the_folder_may_be_the_current_one_or_one_above(folder, monkeypatch):
+    path = write(folder, instances())
+    (folder / 'below').mkdir()
+    monkeypatch.chdir(folder)
+    assert find_annotations(Path()) == path
+    monkeypatch.chdir(folder / 'below')
+    assert find_annotations(Path('..')) == path
 
 
 def test_annotations_are_found_where_people_put_them(folder):
