@@ -145,8 +145,8 @@ def open_mask_cache(
         loaders: Threads that read images and compress masks.
 
     Raises:
-        DataError: An image cannot be read, the disk is too small, files cannot be written, or processes on several
-            machines do not share the folder.
+        DataError: An image cannot be read, its masks are not a number, the disk is too small, files cannot be written,
+            or processes on several machines do not share the folder.
     """
     processes = Processes()
     maker = _Maker(generator, dataset, size, processes.device, processes.autocast_type(precision), loaders)
@@ -195,13 +195,24 @@ class _Maker:
 
     @torch.no_grad()
     def encode(self, indices: range, kept: int) -> dict[str, NDArray[np.generic]]:
-        """Return the compressed masks and the objectness of images, by id and kind."""
+        """Return the compressed masks and the objectness of images, by id and kind.
+
+        Raises:
+            DataError: They are not a number.
+        """
         with ThreadPoolExecutor(self.loaders) as readers:
             images = torch.stack(list(readers.map(self._image, indices)))
         enabled = self.autocast_type != torch.float32
         with torch.autocast(self.device.type, self.autocast_type if enabled else None, enabled=enabled):
             proposals = self.generator(images.to(self.device))
         objectness = proposals.objectness.float()
+        broken = (proposals.mask_logits.isnan().flatten(1).any(1) | objectness.isnan().any(1)).tolist()
+        if any(broken):
+            image_id = self.dataset.records[indices[broken.index(True)]].image_id
+            raise DataError(
+                f'the masks of image {image_id} are not a number in {self.autocast_type}: set precision fp32 in the '
+                'recipe, or look for damaged weights'
+            )
         best = objectness.sort(dim=1, descending=True, stable=True).indices[:, :kept]
         side = self.size // MASK_STRIDE
         masks = (proposals.mask_logits.gather(1, best[:, :, None, None].expand(-1, -1, side, side)) > 0).cpu().numpy()

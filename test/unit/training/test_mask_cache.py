@@ -229,6 +229,29 @@ def test_damaged_files_are_named(toy_dataset, generator, kept, tmp_path):
         cache.masks(2)
 
 
+class OverflowingMasks(nn.Module):
+    """A generator that overflows on bright images."""
+
+    def __init__(self, generator, limit):
+        super().__init__()
+        self.generator, self.limit = generator, limit
+
+    def forward(self, image):
+        logits, objectness = self.generator(image)
+        is_bright = image.mean((1, 2, 3)) >= self.limit
+        return MaskProposals(torch.where(is_bright[:, None, None, None], torch.nan, logits), objectness)
+
+
+def test_masks_that_are_not_a_number_are_refused(toy_dataset, generator, tmp_path):
+    (batch,) = validation_batches(toy_dataset, SIZE, 8)
+    means = batch.images.mean((1, 2, 3))
+    worst = toy_dataset.records[int(means.argmax())].image_id
+    overflowing = OverflowingMasks(generator, means.max() - 1e-6)
+    with pytest.raises(DataError, match=rf'image {worst} are not a number in torch.float32: set precision fp32'):
+        open_mask_cache(tmp_path / 'cache', overflowing, toy_dataset, SIZE, 4, 'fp32')
+    assert not files(tmp_path)
+
+
 def test_a_disk_that_is_too_small_is_named_before(toy_dataset, generator, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(mask_cache.shutil, 'disk_usage', lambda _: usage._replace(free=100))
