@@ -101,7 +101,8 @@ class VocabularySampler:
     ) -> None:
         self._names = {category: embed_names(encoder, templates, words) for category, words in names.items()}
         known = {word.casefold() for words in names.values() for word in words}
-        others = [word for word in DISTRACTORS if word not in known]
+        # A "cell phone" is a phone, too.
+        others = [word for word in DISTRACTORS if not any(f' {name}'.endswith(f' {word}') for name in known)]
         self._distractors = embed_names(encoder, templates, others)
         self._num_tokens = num_semantic_tokens
         self.tuned = tuple(tuned)

@@ -74,5 +74,20 @@ def test_rows_of_categories(sampler):
             assert row == void
 
 
+def test_what_a_longer_name_ends_with_is_no_distractor():
+    class Recorder(WordEncoder):
+        seen = ()
+
+        def encode(self, sentences):
+            self.seen = (*self.seen, *sentences)
+            return super().encode(sentences)
+
+    encoder = Recorder()
+    VocabularySampler(encoder, ['{}'], 8, {1: ['Cell Phone'], 2: ['car'], 3: ['hotdog', 'cow bell']}, [1, 2, 3])
+    assert set(DISTRACTORS) - set(encoder.seen) == {'phone'}
+    assert encoder.seen.count('car') == 1
+    assert encoder.seen.count('dog') == encoder.seen.count('cow') == 1
+
+
 def test_distractors_are_no_names_of_rooms():
     assert len(set(DISTRACTORS)) == len(DISTRACTORS)
