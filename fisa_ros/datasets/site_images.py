@@ -25,6 +25,19 @@ _NAMES_SUFFIXES = ('.txt', '.yaml', '.yml', '.json')
 
 
 @dataclass(frozen=True, slots=True)
+class Draw:
+    """Which images are taken of many.
+
+    Attributes:
+        most: At most so many.
+        seed: Decides which.
+    """
+
+    most: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
 class PackedMask:
     """A mask of which each pixel takes one bit.
 
@@ -126,11 +139,17 @@ def find_annotations(images: Path) -> Path | None:
     return found[0] if found else None
 
 
-def open_site(images: Path, annotations: Path) -> PanopticDataset:
+def open_site(images: Path, annotations: Path, drawn: Draw | None = None) -> PanopticDataset:
     """Open images with masks, in the COCO panoptic format or as COCO instances (polygons or run lengths).
 
+    Args:
+        images: Their folder.
+        annotations: The file.
+        drawn: Takes some of them; None takes all.
+
     Raises:
-        DataError: The file cannot be read or breaks both formats, images are missing, or there are none.
+        DataError: The file cannot be read or breaks both formats, images are missing, or there are none or more than
+            `MAX_IMAGES` to be taken.
     """
     _require_folder(images)
     document = read_json(annotations)
@@ -138,26 +157,31 @@ def open_site(images: Path, annotations: Path) -> PanopticDataset:
     first = entries[0] if isinstance(entries, list) and entries else {}
     if isinstance(first, Mapping) and 'segments_info' in first:
         dataset = PanopticDataset.open(images, annotations)
+        dataset = part_of(dataset, _taken(len(dataset), annotations, drawn))
     else:
-        dataset = _open_instances(images, annotations, document)
+        dataset = _open_instances(images, annotations, document, drawn)
     if not len(dataset):
         raise DataError(f'{annotations} lists no images')
     return dataset
 
 
-def open_folder(images: Path) -> SiteDataset:
+def open_folder(images: Path, drawn: Draw | None = None) -> SiteDataset:
     """Open images without masks.
 
+    Args:
+        images: Their folder.
+        drawn: Takes some of them; None takes all.
+
     Raises:
-        DataError: There is no such folder, no image in it, or more than `MAX_IMAGES`.
+        DataError: There is no such folder, no image in it, or more than `MAX_IMAGES` to be taken.
         ImageError: An image cannot be read or is incomplete.
     """
     _require_folder(images)
     paths = sorted((path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES), key=natural_key)
-    if not 1 <= len(paths) <= MAX_IMAGES:
-        raise DataError(f'{images} holds {len(paths)} images, 1 to {MAX_IMAGES} are taken')
+    if not paths:
+        raise DataError(f'{images} holds 0 images, 1 to {MAX_IMAGES} are taken')
     records = []
-    for number, path in enumerate(paths, start=1):
+    for number, path in enumerate((paths[index] for index in _taken(len(paths), images, drawn)), start=1):
         image = read_image(path)
         records.append(ImageRecord(number, path, path, (image.shape[0], image.shape[1]), ()))
     return SiteDataset(images, {}, tuple(records), masks=((),) * len(records))
@@ -168,12 +192,20 @@ def names_beside(image: Path) -> Path | None:
     return next((path for path in map(image.with_suffix, _NAMES_SUFFIXES) if path.is_file()), None)
 
 
+def _taken(count: int, where: Path, drawn: Draw | None) -> Sequence[int]:
+    if drawn is not None:
+        return sorted(np.random.default_rng(drawn.seed).permutation(count)[: drawn.most].tolist())
+    if count > MAX_IMAGES:
+        raise DataError(f'{where} holds {count} images, 1 to {MAX_IMAGES} are taken')
+    return range(count)
+
+
 def _require_folder(images: Path) -> None:
     if not images.is_dir():
         raise DataError(f'{images} is not a folder of images')
 
 
-def _open_instances(images: Path, path: Path, document: Mapping[str, Any]) -> SiteDataset:
+def _open_instances(images: Path, path: Path, document: Mapping[str, Any], drawn: Draw | None) -> SiteDataset:
     try:
         categories = {
             int(entry['id']): DatasetCategory(int(entry['id']), str(entry['name']), bool(entry.get('isthing', True)))
@@ -187,8 +219,10 @@ def _open_instances(images: Path, path: Path, document: Mapping[str, Any]) -> Si
             if entry['image_id'] not in entries:
                 raise DataError(f'{path}: annotation of image {entry["image_id"]}, which it does not list')
             entries[entry['image_id']].append(entry)
+        if len(document['images']) != len(entries):
+            raise DataError(f'{path}: image ids are not unique')
         records, masks = [], []
-        for image in document['images']:
+        for image in (document['images'][index] for index in _taken(len(entries), path, drawn)):
             size_hw = int(image['height']), int(image['width'])
             where = f'{path}: image {image["id"]}'
             listed = list(_segments(entries[int(image['id'])], size_hw, where))
@@ -199,8 +233,6 @@ def _open_instances(images: Path, path: Path, document: Mapping[str, Any]) -> Si
         raise DataError(
             f'{path} is neither in the COCO panoptic format nor of COCO instances: {type(error).__name__} {error}'
         ) from error
-    if len(records) != len(entries):
-        raise DataError(f'{path}: image ids are not unique')
     if missing := [str(record.image_path) for record in records if not record.image_path.is_file()]:
         raise DataError(f'{path}: {len(missing)} of {len(records)} images are missing: {", ".join(missing[:5])}')
     return SiteDataset(path, categories, tuple(records), masks=tuple(masks))

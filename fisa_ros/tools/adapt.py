@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         'FISA and the projection to the space of words are tuned. The base vocabulary is guarded: what forgets it is '
         'not saved.',
     )
-    parser.add_argument('--images', type=Path, required=True, help='folder of images of the site')
+    parser.add_argument('--images', type=Path, required=True, help='folder of images of the site, at most 2000')
     parser.add_argument(
         '--annotations',
         type=Path,
@@ -59,14 +59,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--vocabulary', default='indoor', help='base vocabulary that must not be forgotten (default: %(default)s)'
     )
-    parser.add_argument('--rehearsal', type=Path, metavar='DIR', help='other images with base classes, to keep them')
+    parser.add_argument(
+        '--rehearsal',
+        type=Path,
+        metavar='DIR',
+        help='other images with base classes, to keep them; 200 are drawn where there are more',
+    )
     parser.add_argument(
         '--rehearsal-annotations', type=Path, metavar='FILE', help='their masks, if there are any (default: as above)'
     )
     parser.add_argument('--out', type=Path, default=Path('out/adapt'), help='folder (default: %(default)s)')
     parser.add_argument('--name', help='name of the adapted model (default: MODEL-FOLDER)')
     parser.add_argument('--steps', type=int, default=200, help='steps of tuning (default: %(default)s)')
-    parser.add_argument('--views', type=int, default=8, help='augmented views of each image (default: %(default)s)')
+    parser.add_argument(
+        '--views',
+        type=int,
+        default=8,
+        help='augmented views of each image, fewer where they were more than 2000 in all (default: %(default)s)',
+    )
     parser.add_argument('--minutes', type=float, help='end the tuning after so many minutes at the latest')
     parser.add_argument(
         '--max-drop', type=float, default=1.0, metavar='POINTS',

@@ -38,6 +38,8 @@ ALPHAS = (0.5, 0.7, 0.8, 0.9, 1.0)
 _HELD_OUT_VIEWS = 2
 _REHEARSAL_VIEWS = 4
 _FREEZE_BATCH = 4
+# A view of a large model takes some megabytes.
+_MAX_VIEWS = 2000
 _MIN_BASE_MASKS = 20
 _LOG = logging.getLogger('fisa_ros.training')
 
@@ -56,7 +58,7 @@ class AdaptRequest:
         names: New classes, each "forklift, lift truck"; empty where the masks say it.
         rehearsal: Folder of other images that show base classes; None for none.
         rehearsal_annotations: Their masks; None looks for them, and there may be none.
-        views: Augmented views of each image.
+        views: Augmented views of each image; fewer where there are many images.
         max_drop: Largest loss of accuracy of base classes, as a share, with which the model is saved.
         is_forced: Whether it is saved all the same.
         seed: Of all that is drawn.
@@ -126,7 +128,7 @@ def adapt(request: AdaptRequest, run: RunSettings) -> Adaptation:
     site = open_for_adapting(request.images, request.annotations, request.names, request.base)
     rehearsal = None
     if request.rehearsal is not None:
-        rehearsal = open_rehearsal(request.rehearsal, request.rehearsal_annotations, site.classes)
+        rehearsal = open_rehearsal(request.rehearsal, request.rehearsal_annotations, site.classes, request.seed)
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     network = load_network(manifest).eval().requires_grad_(False).to(Processes().device)
@@ -170,6 +172,7 @@ def adapt(request: AdaptRequest, run: RunSettings) -> Adaptation:
         'name': request.name,
         'images': len(site.dataset),
         'held_out_images': [path.name for path in shown] if held else [],
+        'views': len(train_views),
         'masks_from': site.source,
         'masks': dict(site.counts),
         'rehearsal': None if rehearsal is None else str(rehearsal.path),
@@ -198,7 +201,8 @@ class _Views:
         self.rng = np.random.default_rng([request.seed, 7])
 
     def augmented(self, dataset: PanopticDataset, views: int) -> list[FrozenView]:
-        """Return so many augmented views of each image on average."""
+        """Return so many augmented views of each image on average; fewer for more than `_MAX_VIEWS` in all."""
+        views = min(views, max(1, _MAX_VIEWS // len(dataset)))
         count = -(-len(dataset) * views // _FREEZE_BATCH)
         batches = training_batches(dataset, self.size, _FREEZE_BATCH, int(self.rng.integers(2**31)))
         drawn = (batch for _, batch in zip(range(count), batches, strict=False))

@@ -16,11 +16,12 @@ from fisa_ros.datasets.site_classes import (
     read_image_names,
     site_classes,
 )
-from fisa_ros.datasets.site_images import SiteDataset, find_annotations, open_folder, open_site
+from fisa_ros.datasets.site_images import Draw, SiteDataset, find_annotations, open_folder, open_site
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
 from fisa_ros.training.pseudo_masks import SureRule, name_masks
 from fisa_ros.training.vocabulary_sampler import SampledVocabulary
 
+MAX_REHEARSAL = 200
 _HELD_OUT_SHARE = 0.2
 _MIN_IMAGES_TO_HOLD_OUT = 3
 
@@ -112,17 +113,17 @@ def open_for_adapting(
     return NamedSite(folder, classes, allowed)
 
 
-def open_rehearsal(images: Path, annotations: Path | None, classes: SiteClasses) -> PanopticDataset:
-    """Open images that show base classes, with masks or without.
+def open_rehearsal(images: Path, annotations: Path | None, classes: SiteClasses, seed: int) -> PanopticDataset:
+    """Open images that show base classes, with masks or without; of more than `MAX_REHEARSAL`, so many are drawn.
 
     Raises:
         DataError: Images or masks are missing or broken.
         ImageError: An image cannot be read.
     """
-    annotations = annotations or find_annotations(images)
+    annotations, drawn = annotations or find_annotations(images), Draw(MAX_REHEARSAL, seed)
     if annotations is None:
-        return open_folder(images)
-    return number_categories(open_site(images, annotations), classes)
+        return open_folder(images, drawn)
+    return number_categories(open_site(images, annotations, drawn), classes)
 
 
 def hold_out(dataset: PanopticDataset, new: frozenset[int], seed: int) -> tuple[list[int], list[int]]:

@@ -7,8 +7,9 @@ from pycocotools import mask as coco_mask
 import pytest
 
 from fisa_ros.core.errors import DataError, ImageError
+from fisa_ros.datasets import site_images
 from fisa_ros.datasets.coco_panoptic import PanopticDataset, encode_ids
-from fisa_ros.datasets.site_images import SiteDataset, find_annotations, open_folder, open_site, part_of
+from fisa_ros.datasets.site_images import Draw, SiteDataset, find_annotations, open_folder, open_site, part_of
 
 SQUARE = [2.0, 1.0, 6.0, 1.0, 6.0, 5.0, 2.0, 5.0]
 
@@ -144,6 +145,24 @@ def test_a_folder_alone(folder):
     assert [record.image_path.name for record in dataset.records] == ['b_9.png', 'b_10.png']
     assert not dataset.panoptic_map(1).any()
     assert [record.image_path.name for record in part_of(dataset, [1]).records] == ['b_10.png']
+
+
+def test_too_many_images_are_refused_or_drawn(folder, monkeypatch):
+    monkeypatch.setattr(site_images, 'MAX_IMAGES', 1)
+    path = write(folder, instances(annotation([SQUARE]), annotation([SQUARE], image=6)))
+    with pytest.raises(DataError, match=r'site.json holds 2 images, 1 to 1 are taken'):
+        open_site(folder, path)
+    with pytest.raises(DataError, match='site holds 2 images, 1 to 1 are taken'):
+        open_folder(folder)
+    names = set()
+    for seed in range(8):
+        (record,) = open_site(folder, path, Draw(1, seed)).records
+        names.add(record.image_path.name)
+        assert open_site(folder, path, Draw(1, seed)).panoptic_map(0).any()
+        assert len(open_folder(folder, Draw(1, seed))) == 1
+        assert open_site(folder, path, Draw(1, seed)).records[0].image_id == record.image_id
+    assert names == {'b_9.png', 'b_10.png'}
+    assert len(open_folder(folder, Draw(5, 0))) == 2
 
 
 def test_a_folder_without_images(tmp_path):

@@ -14,6 +14,7 @@ from fisa_ros.datasets.site_images import open_folder
 from fisa_ros.pipeline.segmenter import Segmenter
 from fisa_ros.simulation.dataset_writer import SimulationSettings, write_dataset
 from fisa_ros.tools.adapt import main
+from fisa_ros.training import adapt as adapting
 from fisa_ros.training.adapt import AdaptRequest, adapt
 from fisa_ros.training.adapt_stage import AdaptOptions
 from fisa_ros.training.pseudo_masks import SureRule
@@ -107,8 +108,11 @@ def test_what_forgets_the_base_classes_is_not_saved(site, tmp_path):
     assert not (tmp_path / 'out').exists()
 
 
-def test_what_could_not_be_measured_is_not_saved(site, tmp_path):
-    blind = adapt(request(site, tmp_path / 'out', base=VocabularyRequest.parse('unicorn')), RunSettings(1))
+def test_what_could_not_be_measured_is_not_saved(site, tmp_path, monkeypatch):
+    monkeypatch.setattr(adapting, '_MAX_VIEWS', 4)
+    blind = adapt(request(site, tmp_path / 'out', base=VocabularyRequest.parse('unicorn'), views=7), RunSettings(1))
+    # One of each of the three images, in whole batches.
+    assert blind.report['views'] == 4
     assert blind.report['after']['base_masks'] == 0
     assert 'base classes could be measured on 0 masks only, 20 are needed: nothing was saved' in blind.refusal
     assert blind.manifest is None
