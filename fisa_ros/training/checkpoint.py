@@ -1,6 +1,7 @@
 """Files that a training run leaves behind: written whole or not at all, and checked when read."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 import json
 import os
 from pathlib import Path
@@ -11,6 +12,7 @@ import zipfile
 import torch
 
 from fisa_ros.core.errors import DataError
+from fisa_ros.core.unfinished_file import unfinished_path
 
 _SHOWN = 4
 
@@ -21,7 +23,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     Raises:
         DataError: The disk is full or the folder cannot be written; the old one stays.
     """
-    unfinished = path.with_name(f'{path.name}.tmp')
+    unfinished = unfinished_path(path)
     try:
         with unfinished.open('wb') as file:
             write(file)
@@ -37,6 +39,9 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     except (OSError, RuntimeError) as error:
         # torch.save turns a full disk into a RuntimeError.
         raise DataError(f'{path} cannot be written: {error}') from error
+    finally:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
 
 
 def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
