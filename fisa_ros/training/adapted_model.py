@@ -1,15 +1,17 @@
 """Writes an adapted model: weights and a manifest that every tool and the node take."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from safetensors import safe_open
+from torch import Tensor
 import yaml
 
 from fisa_ros.core.errors import DataError, ManifestError
 from fisa_ros.core.manifest import ModelManifest, file_sha256
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
 from fisa_ros.networks.text_encoder import TextEncoder
-from fisa_ros.networks.weights import save_weights
+from fisa_ros.networks.weights import weights_of, write_tensors
 from fisa_ros.training.checkpoint import write_atomically
 
 
@@ -42,7 +44,7 @@ def write_adapted_model(
     document = yaml.safe_load(manifest.path.read_text(encoding='utf-8'))
     weights = folder / f'{name}.safetensors'
     try:
-        save_weights(network, weights, encoder)
+        write_tensors(_stored_as(weights_of(network, encoder), manifest.weights.path), weights)
     except OSError as error:
         raise DataError(f'{weights} cannot be written: {error}') from error
     # Where the weights of the first model came from says nothing about these.
@@ -57,3 +59,14 @@ def write_adapted_model(
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True).encode()
     write_atomically(path, lambda file: file.write(text))
     return path
+
+
+def _stored_as(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return each tensor in the type that it has in a file, where that changes no value: what was measured is kept."""
+    stored = {}
+    with safe_open(path, 'pt') as file:
+        names = set(file.keys())
+        for name, tensor in tensors.items():
+            narrow = tensor.to(file.get_tensor(name).dtype) if name in names else tensor
+            stored[name] = (narrow if narrow.to(tensor.dtype).equal(tensor) else tensor).clone()
+    return stored
