@@ -72,7 +72,7 @@ def tune(
         sampler: Draws the vocabularies of the steps.
         guard: What is learnt and what is kept; most steps ask for all classes.
         options: How.
-        folder: Where the loop writes its files.
+        folder: Where the loop writes its files: a new one, for they hold only what is tuned.
         seed: Of what is drawn.
         run: How the loop is run; its time limit ends the tuning early.
 
@@ -118,7 +118,7 @@ def tune(
     try:
         train(
             network, parameters, [phase], lambda _phase, first, rank, world: drawn.batches(first), loss, folder,
-            run=run, weight_decay=0.0,
+            run=run, weight_decay=0.0, saves_frozen=False,
         )  # fmt: skip
     except TrainingStoppedError as stopped:
         if stopped.summary.stopped_by != 'time limit':

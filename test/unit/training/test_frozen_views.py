@@ -9,8 +9,10 @@ from fisa_ros.networks.build import build_network
 from fisa_ros.runtime.backend import SURE_LOGIT
 from fisa_ros.training.adapt_stage import AdaptOptions, interpolate, tune, tuned_state
 from fisa_ros.training.batches import Batch, validation_batches
+from fisa_ros.training.checkpoint import load_tensors
 from fisa_ros.training.fisa_stage import ON_NOTHING
 from fisa_ros.training.frozen_views import FrozenView, Guard, collate_views, freeze_views, vocabulary_tensors
+from fisa_ros.training.loop import CHECKPOINT_NAME
 from fisa_ros.training.mask_accuracy import IGNORED
 from fisa_ros.training.mask_scores import MaskScores, score_views, sure_views
 from fisa_ros.training.settings import RunSettings
@@ -160,6 +162,8 @@ def test_tuning_learns_the_new_class_and_touches_nothing_else(network, guard, vi
     first = score_views(network, views, guard)
     options = AdaptOptions(steps=100, learning_rate=5e-3, batch_size=4, guard_weight=0.0)
     assert tune(network, views, views[:1], sampler, guard, options, tmp_path, 1, RunSettings()) == 100
+    # The frozen parts of a large model take gigabytes.
+    assert load_tensors(tmp_path / CHECKPOINT_NAME)['module'].keys() == start.keys()
     last = score_views(network, views, guard)
     assert last.new > max(first.new, 0.8)
     changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
