@@ -26,7 +26,7 @@ class SureRule:
     """When a mask is taken for an object of a new class.
 
     Attributes:
-        min_score: Least probability of the class, in the image and in its mirror image.
+        min_score: Least probability of the class, which must be the best one, in the image and in its mirror image.
         min_margin: Least distance to the next best class or void.
         min_objectness: Least probability that the mask is an object at all.
     """
@@ -90,8 +90,8 @@ def name_masks(
             _probabilities(network, image / 255, logits, together, barred),
             _probabilities(network, (image / 255).flip(-1), logits.flip(-1), together, barred),
         ]
-        score, number = torch.minimum(*both).cpu()[:, :-1].max(-1)
-        number = torch.tensor(together.category_ids)[number]
+        score, row, is_agreed = agreement(both[0].cpu(), both[1].cpu())
+        number = torch.tensor(together.category_ids)[row]
         margin = torch.stack([entry.cpu().topk(2, -1).values.diff(dim=-1)[:, 0].neg() for entry in both]).amin(0)
         found: list[tuple[SegmentInfo, PackedMask]] = []
         pixels: list[NDArray[np.bool_]] = []
@@ -100,7 +100,7 @@ def name_masks(
             if kind not in new:
                 continue
             best[kind] = max(best[kind], certainty)
-            if certainty < rule.min_score or margin[query] < rule.min_margin:
+            if not is_agreed[query] or certainty < rule.min_score or margin[query] < rule.min_margin:
                 continue
             mask = _scaled(logits[0, query], record.size_hw)
             if objectness[query] < rule.min_objectness or not mask.any():
@@ -113,6 +113,16 @@ def name_masks(
         masks.append(tuple(mask for _, mask in found))
     named = replace(dataset, categories=category_table(classes), records=tuple(records), masks=tuple(masks))
     return NamedMasks(named, taken, best)
+
+
+def agreement(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Compare two answers about the same masks, `(N, K + 1)` probabilities whose last column is void.
+
+    Returns:
+        Of each mask: the best of the lower probabilities of the classes, its row, and whether both answers name it.
+    """
+    score, row = torch.minimum(first, second)[:, :-1].max(-1)
+    return score, row, (first.argmax(-1) == row) & (second.argmax(-1) == row)
 
 
 def _probabilities(
