@@ -122,9 +122,10 @@ def adapt(request: AdaptRequest, run: RunSettings) -> Adaptation:
     manifest = load_manifest(request.model)
     if manifest.image_size_hw[0] != manifest.image_size_hw[1]:
         raise DataError(f'only models with square input can be adapted, {manifest.name} takes {manifest.image_size_hw}')
-    written = request.out / f'{request.name}.yaml'
-    if manifest.path is not None and written.absolute() == manifest.path.absolute():
-        raise DataError(f'{written} is the model that is adapted: choose another --out or --name')
+    for suffix, file in (('yaml', manifest.path), ('safetensors', manifest.weights.path)):
+        written = request.out / f'{request.name}.{suffix}'
+        if file is not None and written.resolve() == file.resolve():
+            raise DataError(f'{written} belongs to the model that is adapted: choose another --out or --name')
     site = open_for_adapting(request.images, request.annotations, request.names, request.base)
     rehearsal = None
     if request.rehearsal is not None:

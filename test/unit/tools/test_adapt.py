@@ -155,7 +155,7 @@ def test_names_alone_and_nothing_sure(copy, tmp_path, capsys):
         (['--rehearsal', 'none'], 'none is not a folder of images'),
         (['--max-drop', '-1'], r'must be in [0, 100] points, got -1'),
         (['--name', '../x'], "letters, digits, dots, - and _ alone, got '../x'"),
-        (['--out', str(WEIGHTS.parent), '--name', 'fisa-tiny'], 'fisa-tiny.yaml is the model that is adapted'),
+        (['--out', str(WEIGHTS.parent), '--name', 'fisa-tiny'], 'fisa-tiny.yaml belongs to the model that is adapted'),
         (['--steps', '0'], 'steps must be 1 or more, got 0'),
         (['--vocabulary', 'none.yaml'], 'vocabulary file none.yaml does not exist'),
         (['--model', 'pooled-l'], "no weights are shipped for model 'pooled-l'"),
@@ -166,6 +166,24 @@ def test_what_cannot_be_done_is_said(copy, capsys, tmp_path, arguments, message)
     assert (code, out) == (2, '')
     assert message in err
     assert not (tmp_path / 'out').exists()
+
+
+def test_the_model_is_not_written_over_by_another_way(copy, capsys, tmp_path):
+    models, link = tmp_path / 'models', tmp_path / 'link'
+    models.mkdir()
+    link.symlink_to(models)
+    for suffix in ('.yaml', '.safetensors'):
+        shutil.copy(WEIGHTS.with_suffix(suffix), models)
+    arguments = ['--images', copy, '--model', models / 'fisa-tiny.yaml', '--out', link, *SHORT]
+    code, _, err = run(capsys, *arguments, '--name', 'fisa-tiny')
+    assert code == 2
+    assert 'link/fisa-tiny.yaml belongs to the model that is adapted' in err
+    manifest = models / 'own.yaml'
+    manifest.write_text((models / 'fisa-tiny.yaml').read_text().replace('name: fisa-tiny', 'name: own'))
+    arguments[3] = manifest
+    code, _, err = run(capsys, *arguments, '--name', 'fisa-tiny')
+    assert code == 2
+    assert 'link/fisa-tiny.safetensors belongs to the model that is adapted' in err
 
 
 def test_broken_images_and_masks_are_refused(copy, capsys, tmp_path):
