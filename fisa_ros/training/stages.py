@@ -49,6 +49,8 @@ def run_stage(recipe: Recipe, data: Path, out: Path, run: RunSettings, earlier: 
         ManifestError: The initial model is unknown or cannot be built.
         WeightsError: The initial model has no weights here, or they are damaged.
     """
+    if run.mask_cache is not None and recipe.stage != 'fisa':
+        raise DataError(f'masks are kept for stage fisa alone, {recipe.where} is of stage {recipe.stage}')
     torch.manual_seed(recipe.seed)
     recipe, initial = with_parts(recipe)
     if run.threads is not None:

@@ -70,6 +70,15 @@ def test_the_stages_end_in_a_model_that_can_be_loaded(trained):
     assert manifest.image_size_hw == (SIZE, SIZE)
 
 
+@pytest.mark.parametrize('stage', ['generator', 'clip'])
+def test_masks_are_kept_for_one_stage_alone(toy_data, tmp_path, stage):
+    chosen = recipe(stage)
+    settings = RunSettings(1, None, 'fp32', chosen.settings(), mask_cache=tmp_path / 'cache')
+    with pytest.raises(DataError, match=f'masks are kept for stage fisa alone, .* is of stage {stage}'):
+        run_stage(chosen, toy_data, tmp_path / 'out', settings)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_calibration_found_outlives_the_finished_command(trained, toy_data, tmp_path, split_file):
     stages = tmp_path / 'stages'
     shutil.copytree(trained, stages)
