@@ -41,6 +41,7 @@ class StepGradients:
     ) -> None:
         self._parameters, self._processes, self._scaler = parameters, processes, scaler
         self._is_split = batches > 1
+        self._parts = batches * processes.world_size
         self._totals: dict[str, float] = {}
         self._counts: dict[str, float] = {}
         self._weights: dict[str, float] = {}
@@ -77,7 +78,7 @@ class StepGradients:
                     for name, gradient in zip(self._gradients, parts, strict=True)
                     if gradient is not None
                 ]
-                parameter.grad = torch.stack(owned).sum(0) if owned else None
+                parameter.grad = torch.stack(owned).sum(0).to(parameter.dtype) if owned else None
         self._processes.sum_gradients(self._parameters)
 
     def _factor(self, name: str) -> float:
@@ -87,11 +88,14 @@ class StepGradients:
         left = len(terms)
         for name, term in terms.items():
             left -= 1
+            # As large as a share of the step's mean is; of the sum itself, half precision would overflow.
+            share = term.weight / ((float(term.count) or 1.0) * self._parts)
             gradients = torch.autograd.grad(
-                self._scaler.scale(term.total), self._parameters, retain_graph=left > 0, allow_unused=True
+                self._scaler.scale(term.total * share), self._parameters, retain_graph=left > 0, allow_unused=True
             )
             kept = self._gradients.setdefault(name, [None] * len(self._parameters))
             for index, gradient in enumerate(gradients):
                 earlier = kept[index]
                 if gradient is not None:
-                    kept[index] = gradient if earlier is None else earlier.add_(gradient)
+                    total = gradient.float() / share
+                    kept[index] = total if earlier is None else earlier.add_(total)
