@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fisa_ros.core.errors import DataError
-from fisa_ros.datasets.image_reading import read_rgb, size_text
+from fisa_ros.datasets.image_reading import read_rgb, read_size, size_text
 
 _SHOWN = 5
 
@@ -52,7 +52,7 @@ class ImageRecord:
         image_id: Id in the data set.
         image_path: The image.
         map_path: The image file of its segments.
-        size_hw: Height and width in pixels.
+        size_hw: Height and width in pixels, as the annotations say; see `PanopticDataset.size_hw`.
         segments: What is in it; may be empty.
     """
 
@@ -86,6 +86,7 @@ class PanopticDataset:
         has_instances: False where the truth has classes alone: each class of an image is one segment, and panoptic
             quality and AP are not defined.
         may_hide_segments: Whether an image may list segments that its map does not show, because others cover them.
+        may_swap_size: Whether the annotations may say the height where they mean the width.
     """
 
     path: Path
@@ -94,6 +95,7 @@ class PanopticDataset:
     read_ids: Callable[[Path], NDArray[np.int32]] = read_coco_ids
     has_instances: bool = True
     may_hide_segments: bool = False
+    may_swap_size: bool = False
 
     def __len__(self) -> int:
         return len(self.records)
@@ -105,6 +107,9 @@ class PanopticDataset:
         panoptic_json: Path,
         maps_dir: Path | None = None,
         find_image: Callable[[Path, str], Path] = Path.joinpath,
+        *,
+        may_hide_segments: bool = False,
+        may_swap_size: bool = False,
     ) -> Self:
         """Read the annotations.
 
@@ -113,6 +118,8 @@ class PanopticDataset:
             panoptic_json: The annotations.
             maps_dir: Folder of the PNGs; by default that of the JSON's name without `.json`.
             find_image: Returns the path of an image from `images_dir` and its name in the JSON.
+            may_hide_segments: See the attribute.
+            may_swap_size: See the attribute.
 
         Raises:
             DataError: The file cannot be read or breaks the format, names an unknown category, or images are missing.
@@ -147,7 +154,21 @@ class PanopticDataset:
         for paths in ([record.image_path for record in records], [record.map_path for record in records]):
             if missing := _missing(paths):
                 raise DataError(f'{panoptic_json}: {len(missing)} of {len(paths)} files missing: {listed(missing)}')
-        return cls(panoptic_json, categories, records)
+        return cls(panoptic_json, categories, records, may_hide_segments=may_hide_segments, may_swap_size=may_swap_size)
+
+    def size_hw(self, index: int) -> tuple[int, int]:
+        """Return the height and width of image `index` in pixels.
+
+        Raises:
+            DataError: The size may be swapped, and the map, which tells, cannot be read or has another size.
+        """
+        record = self.records[index]
+        if not self.may_swap_size:
+            return record.size_hw
+        size_hw = read_size(record.map_path)
+        if size_hw not in (record.size_hw, record.size_hw[::-1]):
+            raise DataError(f'{record.map_path} is {size_text(size_hw)}, {self.path} says {size_text(record.size_hw)}')
+        return size_hw
 
     def image(self, index: int) -> NDArray[np.uint8]:
         """Return image `index` as `(H, W, 3)` uint8 rgb.
@@ -155,12 +176,11 @@ class PanopticDataset:
         Raises:
             DataError: It cannot be read or has another size than the annotations say.
         """
-        record = self.records[index]
+        record, size_hw = self.records[index], self.size_hw(index)
         image = read_rgb(record.image_path)
-        if image.shape[:2] != record.size_hw:
-            raise DataError(
-                f'{record.image_path} is {size_text(image.shape)}, {self.path} says {size_text(record.size_hw)}'
-            )
+        if image.shape[:2] != size_hw:
+            told = record.map_path if self.may_swap_size else self.path
+            raise DataError(f'{record.image_path} is {size_text(image.shape)}, {told} says {size_text(size_hw)}')
         return image
 
     def panoptic_map(self, index: int) -> NDArray[np.int32]:
@@ -169,11 +189,11 @@ class PanopticDataset:
         Raises:
             DataError: The map cannot be read, has another size, or its ids are not those of the annotations.
         """
-        record = self.records[index]
+        record, size_hw = self.records[index], self.size_hw(index)
         panoptic_map = self.read_ids(record.map_path)
-        if panoptic_map.shape != record.size_hw:
+        if panoptic_map.shape != size_hw:
             raise DataError(
-                f'{record.map_path} is {size_text(panoptic_map.shape)}, {self.path} says {size_text(record.size_hw)}'
+                f'{record.map_path} is {size_text(panoptic_map.shape)}, {self.path} says {size_text(size_hw)}'
             )
         shown = set(np.unique(panoptic_map).tolist()) - {0}
         known = {segment.id for segment in record.segments}

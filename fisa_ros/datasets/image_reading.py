@@ -6,6 +6,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from fisa_ros.core.errors import DataError
 from fisa_ros.core.image_files import is_cut_off
@@ -31,6 +32,19 @@ def read_values(path: Path) -> NDArray[np.uint8 | np.uint16]:
         channels = 1 if values.ndim == 2 else values.shape[2]
         raise DataError(f'{path} has {channels} channels of {values.dtype}, expected 1 of uint8 or uint16')
     return values
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Return the height and width of an image from its header, as it is stored.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f'{path} cannot be read: {error}') from error
 
 
 def size_text(size_hw: tuple[int, ...]) -> str:

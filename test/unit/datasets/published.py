@@ -27,7 +27,9 @@ def write_map(path, values):
     assert cv2.imwrite(str(path), values, [cv2.IMWRITE_TIFF_COMPRESSION, 1] if path.suffix == '.tif' else [])
 
 
-def write_panoptic(images_dir, maps_dir, path, categories, frames, image_name='{}.jpg', map_name='{}.png', write=None):
+def write_panoptic(
+    images_dir, maps_dir, path, categories, frames, image_name='{}.jpg', map_name='{}.png', write=None, swapped=False
+):
     """Write a JSON of the COCO panoptic form, its PNGs and its images.
 
     Args:
@@ -35,6 +37,7 @@ def write_panoptic(images_dir, maps_dir, path, categories, frames, image_name='{
         frames: By image id, the segment id of each stripe and category and crowd by segment id.
         image_name: In the JSON.
         write: Path of the image by its id, where it is not `image_name` below `images_dir`.
+        swapped: Whether the JSON has the width as height.
     """
     document = {
         'images': [], 'annotations': [],
@@ -43,8 +46,9 @@ def write_panoptic(images_dir, maps_dir, path, categories, frames, image_name='{
     for image_id, (stripes, segments) in frames.items():
         write_image(write(image_id) if write else images_dir / image_name.format(image_id))
         write_map(maps_dir / map_name.format(image_id), encode_ids(blocks(stripes)))
+        height, width = (WIDTH, HEIGHT) if swapped else (HEIGHT, WIDTH)
         document['images'].append(
-            {'id': image_id, 'file_name': image_name.format(image_id), 'height': HEIGHT, 'width': WIDTH}
+            {'id': image_id, 'file_name': image_name.format(image_id), 'height': height, 'width': width}
         )
         infos = [
             {'id': key, 'category_id': category, 'iscrowd': int(crowd), 'area': 1, 'bbox': [0, 0, 1, 1]}
@@ -142,11 +146,12 @@ def cityscapes_instances(root):
 
 
 def vistas(root, maps='validation/v1.2/panoptic'):
-    """Mapillary Vistas: the PNGs lie beside the JSON."""
+    """Mapillary Vistas: the PNGs lie beside the JSON, which has width and height the wrong way round."""
     return write_panoptic(
         root / 'validation/images', root / maps, root / maps / 'panoptic_2018.json',
         [(1, 'Bird', True), (14, 'Road', False), (25, 'Lane Marking - General', False), (65, 'Ego Vehicle', False)],
         {'a-_B': ([3, 900, 2], {3: (14, False), 900: (1, False), 2: (25, False)}), 'cd': ([7], {7: (65, False)})},
+        swapped=True,
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ def contents(dataset):
     for index, record in enumerate(dataset.records):
         ids = dataset.panoptic_map(index)
         assert ids.dtype == np.int32
-        assert ids.shape == record.size_hw == (HEIGHT, WIDTH)
+        assert ids.shape == dataset.size_hw(index) == (HEIGHT, WIDTH)
         assert dataset.image(index).shape == (HEIGHT, WIDTH, 3)
         assert set(np.unique(ids).tolist()) - {0} <= {segment.id for segment in record.segments}
         segments = {segment.id: segment for segment in record.segments}
@@ -138,6 +138,28 @@ def test_mapillary_vistas(tmp_path, maps):
     found = contents(dataset)
     assert found['a-_B'] == (['road', 'bird', 'lane marking'], [(1, False), (14, False), (25, False)])
     assert found['cd'][1] == [(65, False)]
+
+
+def test_the_size_of_mapillary_vistas_is_that_of_the_map(tmp_path):
+    document = published.vistas(tmp_path)
+    assert (document['images'][0]['height'], document['images'][0]['width']) == (WIDTH, HEIGHT)
+    dataset = open_dataset('mapillary-vistas', tmp_path)
+    published.write_image(dataset.records[0].image_path, (WIDTH, HEIGHT))
+    with pytest.raises(DataError, match=r'a-_B\.jpg is 40x60, .*a-_B\.png says 60x40'):
+        dataset.image(0)
+    published.write_map(dataset.records[1].map_path, encode_ids(blocks([7])[:, 1:]))
+    with pytest.raises(DataError, match=r'cd\.png is 59x40, .*panoptic_2018\.json says 40x60'):
+        dataset.panoptic_map(1)
+
+
+def test_the_size_of_others_cannot_be_swapped(tmp_path):
+    document = published.coco(tmp_path)
+    document['images'][0] |= {'height': WIDTH, 'width': HEIGHT}
+    (tmp_path / 'annotations/panoptic_val2017.json').write_text(json.dumps(document))
+    dataset = open_dataset('coco-panoptic', tmp_path)
+    for read in (dataset.image, dataset.panoptic_map):
+        with pytest.raises(DataError, match=r'is 60x40, .*panoptic_val2017\.json says 40x60'):
+            read(0)
 
 
 @pytest.mark.parametrize('name', ['pascal-context-59', 'pascal-context-459'])
