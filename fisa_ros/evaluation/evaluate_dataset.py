@@ -1,6 +1,6 @@
 """Runs a model over a data set, once for all ways of naming its categories."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 import sys
 import time
@@ -8,7 +8,6 @@ import time
 from tqdm import tqdm
 
 from fisa_ros.core.errors import DataError
-from fisa_ros.core.stop_signals import noted_signals
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.core.vocabulary import Vocabulary
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
@@ -29,7 +28,7 @@ class DatasetEvaluation:
         void_check: None unless it was asked for.
         images: Number of images that were scored.
         seconds: Wall time of them, without loading the model and encoding the words.
-        is_interrupted: Whether a signal ended it before all images were scored.
+        is_interrupted: Whether a signal came before its end.
     """
 
     scorers: Mapping[str, DatasetScorer]
@@ -50,10 +49,9 @@ def evaluate_dataset(
     removed_words_of: Vocabulary | None = None,
     limit: int | None = None,
     title: str | None = None,
+    received: Sequence[int] = (),
 ) -> DatasetEvaluation:
     """Score a model on every image, or on the first `limit`; shows its progress and the time left on stderr.
-
-    SIGINT and SIGTERM end it after the image at hand.
 
     Args:
         segmenter: The model.
@@ -65,6 +63,7 @@ def evaluate_dataset(
         removed_words_of: Vocabulary to segment also by one half and by the other half of its classes.
         limit: At most so many images.
         title: Text before the progress.
+        received: Signals, see `noted_signals`. Once there is one, it ends after the image at hand, or before the first.
 
     Raises:
         DataError: There are no images, or one cannot be read or contradicts the annotations.
@@ -81,19 +80,18 @@ def evaluate_dataset(
     }
     images = 0
     start_s = time.perf_counter()
-    with noted_signals() as received:
-        for index in tqdm(range(count), desc=title, unit='image', file=sys.stderr, disable=None):
-            truth = ImageTruth.read(dataset, index, categories)
-            predictions = predictor.predict(dataset.image(index), truth, states)
-            for scorer, prediction in zip(scorers.values(), predictions, strict=False):
-                scorer.add(prediction, truth)
-            if void_check is not None:
-                for part, prediction in zip(parts, predictions[len(scorers) :], strict=True):
-                    void_check.add(prediction.result, truth, part.class_ids)
-            images += 1
-            if received:
-                break
-    return DatasetEvaluation(scorers, void_check, images, time.perf_counter() - start_s, images < count)
+    for index in tqdm(range(count), desc=title, unit='image', file=sys.stderr, disable=None):
+        if received:
+            break
+        truth = ImageTruth.read(dataset, index, categories)
+        predictions = predictor.predict(dataset.image(index), truth, states)
+        for scorer, prediction in zip(scorers.values(), predictions, strict=False):
+            scorer.add(prediction, truth)
+        if void_check is not None:
+            for part, prediction in zip(parts, predictions[len(scorers) :], strict=True):
+                void_check.add(prediction.result, truth, part.class_ids)
+        images += 1
+    return DatasetEvaluation(scorers, void_check, images, time.perf_counter() - start_s, bool(received))
 
 
 def count_images(dataset: PanopticDataset, limit: int | None) -> int:

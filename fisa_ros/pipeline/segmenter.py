@@ -76,17 +76,25 @@ class Segmenter:
         backend = self.backend
         return f'{self.manifest.name} ({backend.name} on {backend.device}, {backend.precision})'
 
-    def prepare(self, vocabulary: Vocabulary) -> VocabularyState:
-        """Encode the names of a vocabulary; those met before are not encoded again.
+    def check_size(self, vocabulary: Vocabulary) -> None:
+        """Check that the back-end takes so many classes.
 
         Raises:
-            VocabularyError: The back-end takes fewer classes.
+            VocabularyError: It takes fewer.
         """
         limit = self.backend.max_classes
         if limit is not None and len(vocabulary.classes) > limit:
             raise VocabularyError(
                 f'the vocabulary has {len(vocabulary.classes)} classes, the back-end takes at most {limit}'
             )
+
+    def prepare(self, vocabulary: Vocabulary) -> VocabularyState:
+        """Encode the names of a vocabulary; those met before are not encoded again.
+
+        Raises:
+            VocabularyError: The back-end takes fewer classes.
+        """
+        self.check_size(vocabulary)
         names = [name for entry in vocabulary.classes for name in entry.names]
         embeddings = self._text_cache.get(names)
         missing = [name for name in names if name not in embeddings]

@@ -8,7 +8,9 @@ from pathlib import Path
 import sys
 from typing import Any, Self
 
+from fisa_ros.core.errors import FisaError
 from fisa_ros.core.manifest import load_manifest
+from fisa_ros.core.stop_signals import noted_signals
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.core.vocabulary import Vocabulary
 from fisa_ros.datasets.class_split import read_class_split
@@ -25,14 +27,16 @@ from fisa_ros.tools.model_arguments import chosen_thresholds, report
 _ALL = ('names', 'training', 'held_out')
 _INTERRUPTED = 130
 
+_log = logging.getLogger(__name__)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, 2 if nothing could be done, or 130 if a signal ended it early."""
+    """Run the command line; return 0, 2 after an error, or 130 if a signal ended it early."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format='%(levelname)s: %(message)s', stream=sys.stderr)
     show = print_named_datasets if options.dataset else print_dataset
     summary = report(lambda: _run(options), options.json, show)
-    if summary is None:
+    if summary is None or summary['error'] is not None:
         return 2
     return _INTERRUPTED if summary['is_interrupted'] else 0
 
@@ -41,7 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='python -m fisa_ros.tools.evaluate',
         description='Score a model on published data sets, or on one of your own in the COCO panoptic format. Metrics '
-        'are fractions; beside published results they are percent. Ctrl-C ends with what was measured until then.',
+        'are fractions; beside published results they are percent. Ctrl-C, or an error in a later data set, ends with '
+        'what was measured until then.',
     )
     add_dataset_arguments(parser, tuple(BACKEND_FACTORIES), takes_names=True)
     parser.add_argument(
@@ -74,7 +79,6 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     segmenter = open_segmenter(
         load_manifest(options.model), options.backend, options.device, precision=options.precision
     )
-    scores: dict[str, dict[str, Any]] = {}
     try:
         thresholds = chosen_thresholds(segmenter.default_thresholds, options)
         summary = {
@@ -87,15 +91,16 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             'thresholds': asdict(thresholds),
         }
         for job in jobs:
-            scores[job.chosen.name] = _score(job, segmenter, thresholds, options)
-            if scores[job.chosen.name]['is_interrupted']:
-                break
+            for vocabulary in job.vocabularies.values():
+                segmenter.check_size(vocabulary)
+        with noted_signals() as received:
+            scores, error = _score_all(jobs, segmenter, thresholds, options, received)
+        end = {'is_interrupted': bool(received), 'error': error}
     finally:
         segmenter.close()
     if not options.dataset:
-        return summary | {'panoptic': str(options.panoptic)} | scores[options.panoptic.stem]
-    is_interrupted = any(numbers['is_interrupted'] for numbers in scores.values())
-    return summary | {'is_interrupted': is_interrupted, 'datasets': scores, 'published': _published(scores)}
+        return summary | {'panoptic': str(options.panoptic)} | scores[options.panoptic.stem] | end
+    return summary | end | {'datasets': scores, 'published': _published(scores)}
 
 
 @dataclass(frozen=True)
@@ -122,16 +127,44 @@ class _Job:
         return folder / self.chosen.name if options.dataset else folder
 
 
-def _score(job: _Job, segmenter: Segmenter, thresholds: Thresholds, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the numbers of one data set, and draw them."""
+def _score_all(
+    jobs: Sequence[_Job], segmenter: Segmenter, thresholds: Thresholds, options: argparse.Namespace,
+    received: Sequence[int],
+) -> tuple[dict[str, dict[str, Any]], str | None]:  # fmt: skip
+    """Return the numbers of each data set up to a signal or an error, and draw them; and the text of the error.
+
+    Raises:
+        FisaError, OSError: There was an error, and there are no numbers.
+    """
+    scores: dict[str, dict[str, Any]] = {}
+    try:
+        for job in jobs:
+            if received and scores:
+                break
+            evaluation = evaluate_dataset(
+                segmenter, job.chosen.dataset, job.chosen.categories, job.vocabularies, thresholds,
+                oracle=options.oracle,
+                removed_words_of=next(iter(job.vocabularies.values())) if options.removed_words else None,
+                limit=options.limit,
+                title=job.chosen.name,
+                received=received,
+            )  # fmt: skip
+            numbers = scores[job.chosen.name] = _numbers(job, evaluation, options)
+            if options.plots and evaluation.images:
+                of_images = f'{evaluation.images} of {numbers["of_images"]} images'
+                title = f'{segmenter.manifest.name} on {job.chosen.name}, {of_images}'
+                _plot(job.plots(options), evaluation, job.chosen.categories, numbers, title)
+    except (FisaError, OSError) as error:
+        if not scores:
+            raise
+        _log.error('%s: %s', job.chosen.name, error)
+        return scores, f'{job.chosen.name}: {error}'
+    return scores, None
+
+
+def _numbers(job: _Job, evaluation: DatasetEvaluation, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the numbers of one data set."""
     chosen, dataset = job.chosen, job.chosen.dataset
-    evaluation = evaluate_dataset(
-        segmenter, dataset, chosen.categories, job.vocabularies, thresholds,
-        oracle=options.oracle,
-        removed_words_of=next(iter(job.vocabularies.values())) if options.removed_words else None,
-        limit=options.limit,
-        title=chosen.name,
-    )  # fmt: skip
     numbers: dict[str, Any] = {
         'images': evaluation.images,
         'of_images': len(dataset),
@@ -150,11 +183,7 @@ def _score(job: _Job, segmenter: Segmenter, thresholds: Thresholds, options: arg
             'has_instances': dataset.has_instances,
             'is_comparable': is_whole and has_all_categories and options.oracle is None,
         }
-    numbers |= _metrics(evaluation, job.parts)
-    if options.plots:
-        title = f'{segmenter.manifest.name} on {chosen.name}, {evaluation.images} of {numbers["of_images"]} images'
-        _plot(job.plots(options), evaluation, chosen.categories, numbers, title)
-    return numbers
+    return numbers | _metrics(evaluation, job.parts)
 
 
 def _published(names: Iterable[str]) -> dict[str, list[dict[str, Any]]]:

@@ -49,6 +49,8 @@ def print_named_datasets(summary: Mapping[str, Any]) -> None:
     _print_beside_published(summary)
     if summary['is_interrupted']:
         print('\nInterrupted: these are the images up to then.')
+    if summary['error'] is not None:
+        print(f'\nEnded by an error, these are the numbers up to then: {summary["error"]}')
 
 
 def _by_words(summary: Mapping[str, Any], words: str) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fisa_ros.core.errors import DataError
+from fisa_ros.core.stop_signals import noted_signals
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.evaluation.evaluate_dataset import evaluate_dataset
 
@@ -61,10 +62,27 @@ def test_a_signal_ends_it_after_the_image_at_hand(meadow, meadow_files, monkeypa
         return propose(image)
 
     monkeypatch.setattr(meadow.segmenter.backend, 'propose_masks', interrupt)
-    evaluation = evaluated(meadow, meadow_files)
+    with noted_signals() as received:
+        evaluation = evaluated(meadow, meadow_files, received=received)
     assert (evaluation.images, evaluation.is_interrupted) == (1, True)
     assert evaluation.scorers['names'].summary()['per_class']['cat']['masks'] == 1
-    assert not evaluated(meadow, meadow_files, limit=1).is_interrupted
+
+
+def test_a_signal_during_the_last_image_is_not_lost(meadow, meadow_files, monkeypatch):
+    propose, received = meadow.segmenter.backend.propose_masks, []
+    monkeypatch.setattr(
+        meadow.segmenter.backend, 'propose_masks', lambda image: received.append(signal.SIGTERM) or propose(image)
+    )
+    evaluation = evaluated(meadow, meadow_files, limit=1, received=received)
+    assert (evaluation.images, evaluation.is_interrupted) == (1, True)
+
+
+def test_a_signal_while_words_are_encoded_ends_it_before_the_first_image(meadow, meadow_files):
+    evaluation = evaluated(meadow, meadow_files, received=[signal.SIGINT])
+    assert (evaluation.images, evaluation.is_interrupted) == (0, True)
+    assert meadow.segmenter.backend.proposed_images == 0
+    summary = evaluation.scorers['names'].summary()
+    assert {summary[key] for key in ('pq', 'miou', 'ap', 'mask_accuracy', 'ece_masks')} == {None}
 
 
 def test_no_images(meadow, write_panoptic):

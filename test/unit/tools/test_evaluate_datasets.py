@@ -183,6 +183,87 @@ def test_a_signal_ends_it_with_what_it_has(segmenter, root, capsys, monkeypatch)
     assert segmenter.backend.is_closed
 
 
+def test_a_signal_while_words_are_encoded_keeps_what_there_is(segmenter, root, capsys, monkeypatch):
+    prepare, prepared = segmenter.prepare, []
+
+    def interrupted(vocabulary):
+        prepared.append(vocabulary)
+        if len(prepared) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return prepare(vocabulary)
+
+    monkeypatch.setattr(segmenter, 'prepare', interrupted)
+    arguments = [text for name in ('cityscapes', 'ade20k-847', 'ade20k-150') for text in ('--dataset', name)]
+    code, out, _ = run(capsys, *arguments, '--root', root, '--json')
+    summary = json.loads(out)
+    assert (code, summary['is_interrupted'], summary['error']) == (130, True, None)
+    assert {name: numbers['images'] for name, numbers in summary['datasets'].items()} == {
+        'cityscapes': 2, 'ade20k-847': 0,
+    }  # fmt: skip
+    assert summary['datasets']['cityscapes']['miou'] > 0
+    assert summary['datasets']['ade20k-847']['miou'] is None
+    # At once, before any image.
+    prepared[:] = [None]
+    code, out, _ = run(capsys, *arguments, '--root', root)
+    assert code == 130
+    assert 'measured here, 0 of 500 images' in out
+
+
+def test_a_signal_while_plots_are_drawn_keeps_what_there_is(segmenter, root, capsys, monkeypatch, tmp_path):
+    plot = evaluate._plot
+    monkeypatch.setattr(evaluate, '_plot', lambda *given: os.kill(os.getpid(), signal.SIGINT) or plot(*given))
+    arguments = ['--dataset', 'cityscapes', '--dataset', 'ade20k-847', '--root', root, '--plots', tmp_path]
+    code, out, _ = run(capsys, *arguments, '--json')
+    summary = json.loads(out)
+    assert (code, list(summary['datasets'])) == (130, ['cityscapes'])
+    assert len(list((tmp_path / 'cityscapes').iterdir())) == 2
+
+
+@pytest.fixture
+def broken_root(tmp_path):
+    """Two data sets; in the second a map is cut off."""
+    published.cityscapes_instances(tmp_path / 'cityscapes')
+    published.ade_full(tmp_path)
+    path = max((tmp_path / 'ADE20K_2021_17_01/annotations_detectron2/validation').iterdir())
+    path.write_bytes(path.read_bytes()[:50])
+    return tmp_path
+
+
+def test_an_error_in_a_later_data_set_keeps_the_earlier_ones(segmenter, broken_root, capsys, caplog):
+    arguments = ['--dataset', 'cityscapes', '--dataset', 'ade20k-847', '--root', broken_root]
+    code, out, _ = run(capsys, *arguments, '--json')
+    summary = json.loads(out)
+    assert (code, list(summary['datasets']), summary['is_interrupted']) == (2, ['cityscapes'], False)
+    assert summary['error'].startswith(f'ade20k-847: {broken_root}/ADE20K_2021_17_01/')
+    assert 'ADE_val_00000002.tif' in caplog.text
+    code, out, _ = run(capsys, *arguments)
+    assert code == 2
+    assert 'measured here, 2 of 500 images' in out
+    assert 'Ended by an error, these are the numbers up to then: ade20k-847: ' in out
+    # As the first one it leaves nothing to print.
+    code, out, err = run(capsys, '--dataset', 'ade20k-847', '--dataset', 'cityscapes', '--root', broken_root)
+    assert (code, out) == (2, '')
+    assert 'error: ' in err
+
+
+def test_numbers_outlive_plots_that_cannot_be_written(segmenter, root, capsys, tmp_path):
+    folder = tmp_path / 'cityscapes' / 'classes_vocabulary.png'
+    folder.mkdir(parents=True)
+    code, out, _ = run(capsys, '--dataset', 'cityscapes', '--root', root, '--plots', tmp_path, '--json')
+    summary = json.loads(out)
+    assert code == 2
+    assert summary['datasets']['cityscapes']['images'] == 2
+    assert 'classes_vocabulary.png' in summary['error']
+
+
+def test_vocabularies_that_are_too_large_are_refused_before_the_first_image(segmenter, root, capsys, monkeypatch):
+    monkeypatch.setattr(segmenter.backend, 'max_classes', 512, raising=False)
+    code, out, err = run(capsys, '--dataset', 'cityscapes', '--dataset', 'ade20k-847', '--root', root)
+    assert (code, out) == (2, '')
+    assert 'the vocabulary has 847 classes, the back-end takes at most 512' in err
+    assert segmenter.backend.proposed_images == 0
+
+
 def test_a_large_image_is_scored_at_the_size_of_its_truth(segmenter, tmp_path, capsys):
     image, ids = np.zeros((1024, 2048, 3), np.uint8), np.full((1024, 2048), 7, np.uint16)
     ids[:, 1024:] = 26000
