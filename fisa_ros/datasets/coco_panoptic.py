@@ -37,11 +37,13 @@ class SegmentInfo:
         id: Its value in the panoptic map, 1 or more.
         category_id: An id of the data set's categories.
         is_crowd: Whether it is a group that is not told apart.
+        area: Number of its pixels, those that others cover too; None where all of them are in the map.
     """
 
     id: int
     category_id: int
     is_crowd: bool
+    area: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,8 @@ class PanopticDataset:
         read_ids: Returns the segment ids in a file of segments, `(H, W)` int32, 0 where void.
         has_instances: False where the truth has classes alone: each class of an image is one segment, and panoptic
             quality and AP are not defined.
-        may_hide_segments: Whether an image may list segments that its map does not show, because others cover them.
+        may_hide_segments: Whether others may cover segments of an image or parts of them, so that its map does not show
+            them.
         may_swap_size: Whether the annotations may say the height where they mean the width.
     """
 
@@ -130,7 +133,13 @@ class PanopticDataset:
             categories = {entry.id: entry for entry in map(read_category, document['categories'])}
             annotations = {entry['image_id']: entry for entry in document['annotations']}
             records = tuple(
-                _record(image, annotations[image['id']], find_image(images_dir, image['file_name']), maps_dir)
+                _record(
+                    image,
+                    annotations[image['id']],
+                    find_image(images_dir, image['file_name']),
+                    maps_dir,
+                    has_areas=may_hide_segments,
+                )
                 for image in document['images']
                 if image['id'] in annotations
             )
@@ -244,9 +253,16 @@ def listed(values: Sequence[object]) -> str:
     return ', '.join(str(value) for value in values[:_SHOWN]) + more
 
 
-def _record(image: Mapping[str, Any], annotation: Mapping[str, Any], image_path: Path, maps_dir: Path) -> ImageRecord:
+def _record(
+    image: Mapping[str, Any], annotation: Mapping[str, Any], image_path: Path, maps_dir: Path, *, has_areas: bool
+) -> ImageRecord:
     segments = tuple(
-        SegmentInfo(int(entry['id']), int(entry['category_id']), bool(entry.get('iscrowd', 0)))
+        SegmentInfo(
+            int(entry['id']),
+            int(entry['category_id']),
+            bool(entry.get('iscrowd', 0)),
+            int(entry['area']) if has_areas else None,
+        )
         for entry in annotation['segments_info']
     )
     if not isinstance(image['id'], int | str):

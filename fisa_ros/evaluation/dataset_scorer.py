@@ -92,7 +92,10 @@ class DatasetScorer:
         if not self._has_instances:
             return
         true, crowds = truth.category_of, truth.crowds
-        matches = match_segments(predicted_map, predicted, truth.panoptic_map, true, crowds, is_hidden_missed=True)
+        matches = match_segments(
+            predicted_map, predicted, truth.panoptic_map, true, crowds,
+            is_hidden_missed=True, listed_areas=truth.listed_areas,
+        )  # fmt: skip
         self.quality.add(matches)
         self.class_agnostic.update(
             predicted_map, dict.fromkeys(predicted, _ANY_CLASS), truth.panoptic_map, dict.fromkeys(true, _ANY_CLASS),

@@ -1,5 +1,6 @@
 """What is really in one image of a data set, in the numbers of a `CategoryMap`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -23,11 +24,14 @@ class ImageTruth:
         panoptic_map: `(H, W)` uint16 segment numbers 1..T, 0 where void.
         categories: `(T,)` int64 category numbers.
         is_crowd: `(T,)` bool, True for groups that are not told apart.
+        listed_areas: `(T,)` int64 pixels that the data set lists for the segment, covered ones too; 0 where it lists
+            none.
     """
 
     panoptic_map: NDArray[np.uint16]
     categories: NDArray[np.int64]
     is_crowd: NDArray[np.bool_]
+    listed_areas: NDArray[np.int64]
 
     @classmethod
     def read(cls, dataset: PanopticDataset, index: int, categories: CategoryMap) -> Self:
@@ -36,19 +40,21 @@ class ImageTruth:
         Raises:
             DataError: It cannot be read or contradicts the annotations.
         """
+        segments = [segment for segment in dataset.records[index].segments if segment.category_id in categories.numbers]
         return cls.of(
             dataset.panoptic_map(index),
-            [
-                (segment.id, categories.numbers[segment.category_id], segment.is_crowd)
-                for segment in dataset.records[index].segments
-                if segment.category_id in categories.numbers
-            ],
+            [(segment.id, categories.numbers[segment.category_id], segment.is_crowd) for segment in segments],
             categories,
+            {segment.id: segment.area for segment in segments if segment.area is not None},
         )
 
     @classmethod
     def of(
-        cls, panoptic_map: NDArray[np.integer], segments: list[tuple[int, int, bool]], categories: CategoryMap
+        cls,
+        panoptic_map: NDArray[np.integer],
+        segments: list[tuple[int, int, bool]],
+        categories: CategoryMap,
+        listed_areas: Mapping[int, int] | None = None,
     ) -> Self:
         """Number the segments of a map.
 
@@ -56,10 +62,13 @@ class ImageTruth:
             panoptic_map: `(H, W)` segment ids of 0 or more; those that are not listed become void.
             segments: Id, category number and whether it is a crowd.
             categories: Tells which categories are stuff.
+            listed_areas: Pixels by segment id, covered ones too, where the data set lists them.
         """
+        listed_areas = listed_areas or {}
         table = np.zeros(max([int(panoptic_map.max(initial=0)), *(entry[0] for entry in segments)]) + 1, np.uint16)
         number_of_stuff: dict[tuple[int, bool], int] = {}
         kept: list[tuple[int, bool]] = []
+        areas: list[int] = []
         for segment_id, category, is_crowd in segments:
             number = len(kept) + 1
             if not categories.is_thing[category]:
@@ -67,10 +76,13 @@ class ImageTruth:
             table[segment_id] = number
             if number > len(kept):
                 kept.append((category, is_crowd))
+                areas.append(0)
+            areas[number - 1] += listed_areas.get(segment_id, 0)
         return cls(
             table[panoptic_map],
             np.array([category for category, _ in kept], np.int64),
             np.array([is_crowd for _, is_crowd in kept], np.bool_),
+            np.array(areas, np.int64),
         )
 
     @property

@@ -199,11 +199,21 @@ def match_segments(
     crowd_ids: Collection[int] = (),
     *,
     is_hidden_missed: bool = False,
+    listed_areas: NDArray[np.integer] | None = None,
 ) -> SegmentMatches:
     """Match the segments of one frame; other arguments and errors are those of `PanopticQuality.update`.
 
-    With `is_hidden_missed` a true segment without a pixel is missed, as in panopticapi. ADE20K has such, as its things
-    are pasted over its stuff.
+    ADE20K has true segments that others cover, as its things are pasted over its stuff. In panopticapi these are
+    missed, and pixels of a segment that are covered count in the union of its match.
+
+    Args:
+        predicted_map: See there.
+        predicted_classes: See there.
+        truth_map: See there.
+        truth_classes: See there.
+        crowd_ids: See there.
+        is_hidden_missed: Whether a true segment without a pixel is missed.
+        listed_areas: `(T,)` pixels of the true segments, covered ones too; fewer than the map has mean nothing.
     """
     overlap = count_pairs(predicted_map, list(predicted_classes), truth_map, list(truth_classes))
     predicted_class = np.array(list(predicted_classes.values()), np.int64)
@@ -212,7 +222,8 @@ def match_segments(
 
     shared = overlap[1:, 1:]
     predicted_area, truth_area = overlap[1:].sum(axis=1), overlap[:, 1:].sum(axis=0)
-    union = predicted_area[:, None] + truth_area[None, :] - shared - overlap[1:, :1]
+    whole_area = truth_area if listed_areas is None else np.maximum(truth_area, listed_areas)
+    union = predicted_area[:, None] + whole_area[None, :] - shared - overlap[1:, :1]
     same_class = predicted_class[:, None] == truth_class[None, :]
     iou = np.divide(shared, union, out=np.zeros(shared.shape), where=union > 0)
     match = same_class & ~crowd[None, :] & (iou > MATCH_IOU)

@@ -28,8 +28,9 @@ def write_map(path, values):
 
 
 def write_panoptic(
-    images_dir, maps_dir, path, categories, frames, image_name='{}.jpg', map_name='{}.png', write=None, swapped=False
-):
+    images_dir, maps_dir, path, categories, frames, image_name='{}.jpg', map_name='{}.png', write=None, swapped=False,
+    areas=None,
+):  # fmt: skip
     """Write a JSON of the COCO panoptic form, its PNGs and its images.
 
     Args:
@@ -37,6 +38,7 @@ def write_panoptic(
         frames: By image id, the segment id of each stripe and category and crowd by segment id.
         image_name: In the JSON.
         write: Path of the image by its id, where it is not `image_name` below `images_dir`.
+        areas: Of segments that others cover, by segment id.
         swapped: Whether the JSON has the width as height.
     """
     document = {
@@ -50,8 +52,9 @@ def write_panoptic(
         document['images'].append(
             {'id': image_id, 'file_name': image_name.format(image_id), 'height': height, 'width': width}
         )
+        area_of = {key: int((blocks(stripes) == key).sum()) for key in segments} | (areas or {})
         infos = [
-            {'id': key, 'category_id': category, 'iscrowd': int(crowd), 'area': 1, 'bbox': [0, 0, 1, 1]}
+            {'id': key, 'category_id': category, 'iscrowd': int(crowd), 'area': area_of[key], 'bbox': [0, 0, 1, 1]}
             for key, (category, crowd) in segments.items()
         ]
         document['annotations'].append(
@@ -77,14 +80,16 @@ def coco(root, maps='annotations/panoptic_val2017'):
 
 def ade_panoptic(root, folder='ADEChallengeData2016', *, hidden=False):
     """ADE20K after `prepare_ade20k_pan_seg.py`: names as image ids, stuff that things may cover."""
-    segments = {1: (0, False), 2: (12, False), 3: (12, False)}
+    segments, areas = {1: (0, False), 2: (12, False), 3: (12, False)}, {}
     if hidden:
         segments[4] = (2, False)
+        areas = {1: 1600, 4: 800}
     base = root / folder
     return write_panoptic(
         base / 'images/validation', base / 'ade20k_panoptic_val', base / 'ade20k_panoptic_val.json',
         [(0, 'wall', False), (2, 'sky', False), (8, 'window ', True), (12, 'person', True)],
         {'ADE_val_00000001': ([1, 2, 3], segments), 'ADE_val_00000002': ([1, 0], {1: (8, False)})},
+        areas=areas,
     )  # fmt: skip
 
 

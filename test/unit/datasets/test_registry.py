@@ -41,6 +41,7 @@ def test_coco(tmp_path, maps, folder):
     dataset = open_dataset('coco-panoptic', tmp_path, 'val')
     assert dataset.has_instances
     assert dataset.path.name == 'panoptic_val2017.json'
+    assert {segment.area for segment in dataset.records[0].segments} == {None}
     assert contents(dataset) == {
         139: (['person', 'sky', 'person'], [(1, False), (1, True), (187, False)]),
         285: ([None, 'brick wall'], [(171, False)]),
@@ -68,6 +69,7 @@ def test_ade20k_lists_stuff_that_things_cover(tmp_path):
     published.ade_panoptic(tmp_path, hidden=True)
     dataset = open_dataset('ade20k-150', tmp_path)
     assert contents(dataset)['ADE_val_00000001'][1] == [(0, False), (2, False), (12, False), (12, False)]
+    assert [segment.area for segment in dataset.records[0].segments] == [1600, 800, 800, 800]
     path = dataset.records[0].map_path
     cv2.imwrite(str(path), encode_ids(blocks([1, 2, 9])))
     with pytest.raises(DataError, match=r'only in the PNG: 9$'):

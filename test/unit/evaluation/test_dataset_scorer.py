@@ -1,3 +1,4 @@
+from dataclasses import replace
 import json
 
 import numpy as np
@@ -133,10 +134,23 @@ def test_true_masks_are_none_where_they_were_not_classified(meadow):
     assert summary['pq'] == 0
 
 
+def test_covered_pixels_are_not_found(meadow):
+    predictor = Predictor(meadow.segmenter, meadow.categories, meadow.segmenter.default_thresholds)
+    states = [meadow.segmenter.prepare(meadow.categories.vocabulary)]
+    grass = int((meadow.truth.panoptic_map == 3).sum())
+    truth = replace(meadow.truth, listed_areas=np.array([0, 0, grass * 5 // 4]))
+    scorer = DatasetScorer(meadow.categories, meadow.categories.vocabulary)
+    scorer.add(predictor.predict(meadow.image, truth, states)[0], truth)
+    per_class = scorer.summary()['per_class']
+    assert {name: row['pq'] for name, row in per_class.items()} == pytest.approx({'cat': 1 / 2, 'dog': 0, 'grass': 0.8})
+    # That is panoptic quality alone.
+    assert per_class['grass']['iou'] == 1
+
+
 def test_crowds_are_forgiven(meadow):
     crowd = meadow.truth.is_crowd.copy()
     crowd[0] = True
-    truth = type(meadow.truth)(meadow.truth.panoptic_map, meadow.truth.categories, crowd)
+    truth = replace(meadow.truth, is_crowd=crowd)
     summary = scored(meadow._replace(truth=truth))
     cat = summary['per_class']['cat']
     assert (cat['pq'], cat['masks']) == (0, 0)

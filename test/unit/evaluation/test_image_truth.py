@@ -20,6 +20,13 @@ def test_segments_are_numbered_and_stuff_is_one_segment():
     assert truth.size_hw == (4, 4)
 
 
+def test_listed_areas_follow_the_numbers():
+    segments = [(70000, CAT, False), (9, GRASS, False), (8, GRASS, False)]
+    truth = ImageTruth.of(MAP, segments, CATEGORIES, {70000: 4, 9: 7, 8: 5})
+    assert truth.listed_areas.tolist() == [4, 12]
+    assert ImageTruth.of(MAP, segments, CATEGORIES).listed_areas.tolist() == [0, 0]
+
+
 def test_a_crowd_of_stuff_stays_apart():
     truth = ImageTruth.of(MAP, [(9, GRASS, False), (8, GRASS, True)], CATEGORIES)
     assert truth.is_crowd.tolist() == [False, True]

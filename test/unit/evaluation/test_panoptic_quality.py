@@ -111,6 +111,22 @@ def test_a_hidden_true_segment_is_missed_where_panopticapi_would():
     assert quality.per_class[DOG].false_negatives == 0
 
 
+def test_covered_pixels_count_in_the_union_as_in_panopticapi():
+    # A dog is pasted over 60 of 200 pixels of the grass, and both are predicted as the map has them.
+    truth = np.ones((10, 20), int)
+    truth[:, :6] = 2
+    classes = {1: GRASS, 2: DOG}
+    matches = match_segments(truth, classes, truth, classes, is_hidden_missed=True, listed_areas=np.array([200, 60]))
+    assert matches.iou.tolist() == [0.7, 1]
+    assert PanopticQuality(IS_THING).add(matches).compute().all.pq == pytest.approx(0.85)
+    # A segment of which less than half is seen has no match.
+    truth[:, :11] = 2
+    matches = match_segments(truth, classes, truth, classes, listed_areas=np.array([200, 0]))
+    assert matches.is_missed.tolist() == [True, False]
+    assert matches.is_wrong.tolist() == [True, False]
+    assert matches.iou.tolist() == [0, 1]
+
+
 def test_nothing_seen_is_not_a_number():
     metric = PanopticQuality(IS_THING)
     result = metric.compute()
