@@ -65,6 +65,22 @@ def test_each_category_has_its_class_in_the_vocabulary(name):
 
 
 @pytest.mark.parametrize('name', DATASETS)
+def test_no_class_has_a_published_name_of_another(name):
+    parts = [
+        {name_key(part.strip()) for part in entry.name.split(',')}
+        for entry in CategoryTable.shipped(name).published.values()
+    ]
+    classes = vocabulary(vocabulary_of(name)).classes
+    taken = [
+        (entry.name, word)
+        for own, entry in zip(parts, classes, strict=True)
+        for word in entry.names
+        if name_key(word) not in own and any(name_key(word) in other for other in parts)
+    ]
+    assert taken == []
+
+
+@pytest.mark.parametrize('name', DATASETS)
 def test_categories_find_their_classes_by_name(name):
     """From spoken names in every data set; from published ones where they can be told apart."""
     table = CategoryTable.shipped(name)
