@@ -139,14 +139,14 @@ def find_layout(name: str, root: Path, split: str, *, semantic: bool) -> FoundLa
         name: Of the data set.
         root: Folder that holds the data set, or that holds its folder.
         split: 'train' or 'val'.
-        semantic: Whether to look for maps of classes alone.
+        semantic: Whether to look for maps of classes alone, where the data set comes in that form.
 
     Raises:
         DataError: There is none; the text says what is expected and what was found.
     """
-    layouts = [layout for layout in LAYOUTS[name] if split in layout.splits and not (semantic and layout.has_instances)]
-    if not layouts:
-        raise DataError(f'data set {name} has no maps of classes alone, only ones with instances')
+    layouts = [layout for layout in LAYOUTS[name] if split in layout.splits]
+    if semantic:
+        layouts = [layout for layout in layouts if not layout.has_instances] or layouts
     expected = []
     for layout in layouts:
         parts = layout.parts(split)

@@ -372,7 +372,8 @@ def test_unknown_names(tmp_path, name, split, message):
             vocabulary_of(name)
 
 
-def test_a_data_set_that_has_no_maps_of_classes(tmp_path):
+def test_a_data_set_that_has_no_maps_of_classes_is_opened_with_its_instances(tmp_path):
     published.coco(tmp_path)
-    with pytest.raises(DataError, match='coco-panoptic has no maps of classes alone'):
-        open_dataset('coco-panoptic', tmp_path, semantic=True)
+    dataset = open_dataset('coco-panoptic', tmp_path, semantic=True)
+    assert dataset.has_instances
+    assert len(dataset) == 2
