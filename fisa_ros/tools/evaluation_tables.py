@@ -76,8 +76,7 @@ def _print_beside_published(summary: Mapping[str, Any]) -> None:
     sources: dict[str, str] = {}
     for name, numbers in summary['datasets'].items():
         blocks[name] = [
-            _measured_row(summary, kind, numbers, column)
-            for kind, column in _by_words(numbers, summary['words']).items()
+            _measured_row(summary, name, kind, column) for kind, column in _by_words(numbers, summary['words']).items()
         ]
         for row in summary['published'][name]:
             blocks[name].append((row['method'], [_percent(row[metric]) for metric in PUBLISHED_METRICS]))
@@ -95,10 +94,9 @@ def _print_beside_published(summary: Mapping[str, Any]) -> None:
         print(f'{method}: {source}')
 
 
-def _measured_row(
-    summary: Mapping[str, Any], kind: str, numbers: Mapping[str, Any], column: Mapping[str, Any]
-) -> tuple[str, list[str]]:
+def _measured_row(summary: Mapping[str, Any], name: str, kind: str, column: Mapping[str, Any]) -> tuple[str, list[str]]:
     """Return the label and the cells of a row of ours; what is not to be compared is in brackets."""
+    numbers = summary['datasets'][name]
     images, of_images = numbers['images'], numbers['of_images']
     label = f'{summary["model"]}, measured here, ' + (
         f'all {images} images' if images == of_images else f'{images} of {of_images} images'
@@ -109,15 +107,27 @@ def _measured_row(
         label += f', words: {kind}'
     if summary['oracle']:
         label += f', oracle {summary["oracle"]}'
-    cells = [_percent(column[key]) for key in PUBLISHED_METRICS.values()]
-    if not numbers['is_comparable']:
-        cells = [cell if cell == '-' else f'({cell})' for cell in cells]
-    return label, cells
+    cells = {metric: _percent(column[key]) for metric, key in PUBLISHED_METRICS.items()}
+    apart = ('miou',) if _lacks_classes(name, numbers) else ()
+    for metric in apart if numbers['is_comparable'] else cells:
+        if cells[metric] != '-':
+            cells[metric] = f'({cells[metric]})'
+    return label, list(cells.values())
+
+
+def _lacks_classes(name: str, numbers: Mapping[str, Any]) -> bool:
+    """Return whether mIoU is published for another form of the data set, in which things hide nothing."""
+    return name == 'ade20k-150' and bool(numbers['has_instances'])
 
 
 def _notes(summary: Mapping[str, Any]) -> Sequence[str]:
     datasets = summary['datasets']
     notes = ['AP and mIoU are ap_instances and miou_semantic from above. Published rows are of models trained on COCO.']
+    if any(numbers['has_instances'] for numbers in datasets.values()):
+        notes.append(
+            "PQ is that of the node's output, whose masks are merged at a quarter of the network's size; in published "
+            'rows they are merged at the size of the image.'
+        )
     if any(numbers['miou_semantic'] is None for numbers in datasets.values()):
         notes.append('They need --backend torch --precision fp32: other back-ends merge their masks by themselves.')
     if not all(numbers['is_comparable'] for numbers in datasets.values()):
@@ -125,9 +135,12 @@ def _notes(summary: Mapping[str, Any]) -> Sequence[str]:
             'In brackets: not measured on all images and categories of val, or with an oracle; do not compare.'
         )
     if 'coco-panoptic' in datasets:
-        notes.append('coco-panoptic: the published models were trained on its split train.')
-    if 'ade20k-150' in datasets and datasets['ade20k-150']['has_instances']:
-        notes.append('ade20k-150: mIoU is published for its maps of classes, see --semantic.')
+        notes.append(
+            'coco-panoptic: the published models were trained on its split train. AP is published for '
+            'instances_val2017.json, measured here on the panoptic maps.'
+        )
+    if any(_lacks_classes(name, numbers) for name, numbers in datasets.items()):
+        notes.append('ade20k-150: mIoU, in brackets, is published for its maps of classes, see --semantic.')
     if 'cityscapes' in datasets:
         notes.append('cityscapes: AP is published by the rules of Cityscapes, measured here by those of COCO.')
     return notes

@@ -106,6 +106,7 @@ def test_the_table_converts_and_marks_what_is_in_part(summary, capsys):
     assert block[2].split() == ['FC-CLIP', 'L', '44.0', '26.8', '56.2']
     assert 'In brackets: not measured on all images' in percent
     assert 'see --semantic' in percent
+    assert "PQ is that of the node's output" in percent
     assert 'FC-CLIP L: https://github.com/bytedance/fc-clip' in percent
 
 
@@ -117,6 +118,27 @@ def test_a_whole_data_set_is_not_in_brackets(summary, capsys):
     assert line.startswith('  fisa-tiny, measured here, all 500 images ')
     assert line.split()[6] == '45.6'
     assert 'brackets' not in out
+
+
+def test_what_is_published_for_another_truth_is_told(summary, capsys):
+    numbers = summary['datasets']['ade20k-150'] | {'images': 2000, 'is_comparable': True}
+    numbers |= {'pq': 0.25, 'ap_instances': 0.125, 'miou_semantic': 0.5}
+    print_named_datasets(summary | {'datasets': {'ade20k-150': numbers}})
+    out = capsys.readouterr().out
+    line = next(line for line in out.splitlines() if 'measured here' in line)
+    assert line.split()[-3:] == ['25.0', '12.5', '(50.0)']
+    assert 'mIoU, in brackets, is published for its maps of classes' in out
+    rows = summary['published'] | {'coco-panoptic': []}
+    print_named_datasets(summary | {'datasets': {'coco-panoptic': numbers}, 'published': rows})
+    out = capsys.readouterr().out
+    line = next(line for line in out.splitlines() if 'measured here' in line)
+    assert line.split()[-3:] == ['25.0', '12.5', '50.0']
+    assert 'AP is published for instances_val2017.json, measured here on the panoptic maps' in out
+    classes = numbers | {'has_instances': False, 'pq': None, 'ap_instances': None}
+    print_named_datasets(summary | {'datasets': {'ade20k-150': classes}})
+    out = capsys.readouterr().out
+    assert 'brackets' not in out
+    assert "node's output" not in out
 
 
 def test_metrics_by_hand(segmenter, root, capsys):
