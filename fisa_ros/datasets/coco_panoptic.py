@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import json
 import os
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,16 @@ class ImageRecord:
     segments: tuple[SegmentInfo, ...]
 
 
+@runtime_checkable
+class UnreadRecords(Protocol):
+    """Records that are read from the maps when they are asked for."""
+
+    @property
+    def image_ids(self) -> Sequence[ImageId]:
+        """Ids of all images, without reading a map."""
+        ...
+
+
 def read_coco_ids(path: Path) -> NDArray[np.int32]:
     """Return the segment ids of a PNG of the COCO panoptic format, `(H, W)` int32: id = R + 256 G + 65536 B.
 
@@ -102,6 +112,13 @@ class PanopticDataset:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def image_ids(self) -> Sequence[ImageId]:
+        """Ids of all images; no map is read for them."""
+        if isinstance(self.records, UnreadRecords):
+            return self.records.image_ids
+        return [record.image_id for record in self.records]
 
     @classmethod
     def open(

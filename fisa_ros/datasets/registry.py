@@ -87,9 +87,8 @@ def _open_maps(found: FoundLayout, categories: Mapping[int, DatasetCategory]) ->
     paths = pair_files(
         found.images, layout.image_suffix, found.maps, layout.map_suffix, has_other_images=layout.has_other_images
     )
-    return PanopticDataset(
-        found.maps, categories, MapRecords(paths, coding), coding.read_ids, has_instances=layout.has_instances
-    )
+    records = MapRecords(paths, coding)
+    return PanopticDataset(found.maps, categories, records, records.read_ids, has_instances=layout.has_instances)
 
 
 def _cityscapes_image(images_dir: Path, name: str) -> Path:

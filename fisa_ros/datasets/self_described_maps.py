@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fisa_ros.core.errors import DataError
-from fisa_ros.datasets.coco_panoptic import DatasetCategory, ImageRecord, SegmentInfo, listed
+from fisa_ros.datasets.coco_panoptic import DatasetCategory, ImageId, ImageRecord, SegmentInfo, listed
 from fisa_ros.datasets.image_reading import read_values
 
 _CITYSCAPES_LABELS = 34
@@ -101,7 +101,10 @@ class CityscapesCoding:
 
 
 class MapRecords(Sequence[ImageRecord]):
-    """Records of images whose maps describe themselves; the first use of a record reads its map."""
+    """Records of images whose maps describe themselves; the first use of a record reads its map.
+
+    That map is kept until `read_ids` asks for it or another is read, so that it is decoded once for both.
+    """
 
     def __init__(self, paths: Sequence[tuple[str, Path, Path]], coding: MapCoding) -> None:
         """Read nothing yet.
@@ -113,6 +116,20 @@ class MapRecords(Sequence[ImageRecord]):
         self._paths = paths
         self._coding = coding
         self._records: dict[int, ImageRecord] = {}
+        self._last: tuple[Path, NDArray[np.int32]] | None = None
+
+    @property
+    def image_ids(self) -> list[ImageId]:
+        """Ids of all images, without reading a map."""
+        return [image_id for image_id, _, _ in self._paths]
+
+    def read_ids(self, path: Path) -> NDArray[np.int32]:
+        """See `MapCoding.read_ids`."""
+        last = self._last
+        if last is not None and last[0] == path:
+            self._last = None
+            return last[1]
+        return self._coding.read_ids(path)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -135,6 +152,7 @@ class MapRecords(Sequence[ImageRecord]):
         if row not in self._records:
             image_id, image_path, map_path = self._paths[row]
             ids = self._coding.read_ids(map_path)
+            self._last = map_path, ids
             self._records[row] = ImageRecord(
                 image_id=image_id,
                 image_path=image_path,

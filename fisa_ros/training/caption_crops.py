@@ -67,9 +67,7 @@ class CaptionedCrops:
     ) -> None:
         self._dataset = dataset
         with_captions = [
-            (index, captions[record.image_id])
-            for index, record in enumerate(dataset.records)
-            if captions.get(record.image_id)
+            (index, captions[image_id]) for index, image_id in enumerate(dataset.image_ids) if captions.get(image_id)
         ]
         if not with_captions:
             raise DataError(f'{dataset.path}: no image has a caption')

@@ -151,7 +151,7 @@ def open_mask_cache(
     processes = Processes()
     maker = _Maker(generator, dataset, size, processes.device, processes.autocast_type(precision), loaders)
     sample = maker.encode(range(min(_BATCH, len(dataset))), kept)
-    image_ids = [record.image_id for record in dataset.records]
+    image_ids = dataset.image_ids
     key = CacheKey(
         generator=_weights_sum(generator),
         size=size,

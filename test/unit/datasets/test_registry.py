@@ -1,3 +1,4 @@
+from dataclasses import replace
 import json
 import pickle
 import re
@@ -190,6 +191,44 @@ def test_a_map_is_read_when_it_is_asked_for(tmp_path):
         _ = dataset.records[1].segments
     with pytest.raises(IndexError):
         _ = dataset.records[2]
+
+
+@pytest.mark.parametrize(
+    ('write', 'name'), [(published.cityscapes_instances, 'cityscapes'), (published.ade_semantic, 'ade20k-150')]
+)
+def test_ids_of_images_are_known_without_their_maps(tmp_path, write, name):
+    write(tmp_path)
+    dataset = open_dataset(name, tmp_path)
+    expected = [record.image_id for record in dataset.records]
+    dataset = open_dataset(name, tmp_path)
+    for record in open_dataset(name, tmp_path).records:
+        record.map_path.unlink()
+    assert dataset.image_ids == expected
+    assert replace(dataset, records=dataset.records[1:]).image_ids == expected[1:]
+
+
+def test_ids_of_images_of_a_json(tmp_path):
+    published.coco(tmp_path)
+    assert open_dataset('coco-panoptic', tmp_path).image_ids == [139, 285]
+
+
+def test_a_map_is_decoded_once_for_the_record_and_its_ids(tmp_path):
+    published.cityscapes_instances(tmp_path)
+    dataset = open_dataset('cityscapes', tmp_path)
+    dataset.image(0)
+    path = dataset.records[0].map_path
+    content = path.read_bytes()
+    path.write_bytes(b'')
+    first = dataset.panoptic_map(0)
+    with pytest.raises(DataError, match='is not an image'):
+        dataset.panoptic_map(0)
+    path.write_bytes(content)
+    assert np.array_equal(dataset.panoptic_map(0), first)
+    # Another map takes the place of the kept one.
+    dataset = open_dataset('cityscapes', tmp_path)
+    segments = [record.segments for record in dataset.records]
+    assert np.array_equal(dataset.panoptic_map(0), first)
+    assert {segment.id for segment in segments[0]} == set(np.unique(first).tolist()) - {0}
 
 
 def test_data_sets_can_be_sent_to_other_processes(tmp_path):
