@@ -1,6 +1,6 @@
 """Prints what `tools.evaluate` measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fisa_ros.evaluation.published_results import PUBLISHED_METRICS, PUBLISHED_SPLIT
@@ -108,8 +108,10 @@ def _measured_row(summary: Mapping[str, Any], name: str, kind: str, column: Mapp
     if summary['oracle']:
         label += f', oracle {summary["oracle"]}'
     cells = {metric: _percent(column[key]) for metric, key in PUBLISHED_METRICS.items()}
-    apart = ('miou',) if _lacks_classes(name, numbers) else ()
-    for metric in apart if numbers['is_comparable'] else cells:
+    apart: Collection[str] = ('miou',) if _lacks_classes(name, numbers) else ()
+    if not numbers['is_comparable']:
+        apart = cells
+    for metric in apart:
         if cells[metric] != '-':
             cells[metric] = f'({cells[metric]})'
     return label, list(cells.values())
@@ -123,13 +125,13 @@ def _lacks_classes(name: str, numbers: Mapping[str, Any]) -> bool:
 def _notes(summary: Mapping[str, Any]) -> Sequence[str]:
     datasets = summary['datasets']
     notes = ['AP and mIoU are ap_instances and miou_semantic from above. Published rows are of models trained on COCO.']
+    if any(numbers['miou_semantic'] is None for numbers in datasets.values()):
+        notes.append('They need --backend torch --precision fp32: other back-ends merge their masks by themselves.')
     if any(numbers['has_instances'] for numbers in datasets.values()):
         notes.append(
             "PQ is that of the node's output, whose masks are merged at a quarter of the network's size; in published "
             'rows they are merged at the size of the image.'
         )
-    if any(numbers['miou_semantic'] is None for numbers in datasets.values()):
-        notes.append('They need --backend torch --precision fp32: other back-ends merge their masks by themselves.')
     if not all(numbers['is_comparable'] for numbers in datasets.values()):
         notes.append(
             'In brackets: not measured on all images and categories of val, or with an oracle; do not compare.'
