@@ -5,17 +5,18 @@ it compares lengths only, not sums.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 import logging
 import os
 import re
+import ssl
 import time
 from typing import Self
 from urllib.parse import urljoin, urlsplit
 
 import requests
-from requests.exceptions import ProxyError, RequestException, SSLError
+from requests.exceptions import ProxyError, RequestException
 
 from fisa_ros.core.errors import DownloadError
 from fisa_ros.core.model_sources import ModelSource, SourceFile, file_url, hub_endpoint
@@ -23,6 +24,8 @@ from fisa_ros.core.model_sources import ModelSource, SourceFile, file_url, hub_e
 _CONNECT_TIMEOUT_S = 10.0
 _MAX_REDIRECTS = 5
 _MAX_PAUSE_S = 30.0
+_COMMIT = re.compile('[0-9a-f]{40}')
+_SHA256 = re.compile('[0-9a-f]{64}')
 _PASSING = (408, 429, 500, 502, 503, 504)
 _LOG = logging.getLogger('fisa_ros.models')
 
@@ -32,12 +35,13 @@ class RemoteFile:
     """A file as the hub describes it.
 
     Attributes:
-        url: Where it is; it redirects to where the content lies.
+        url: Where it is, at its commit if that is told; it redirects to where the content lies.
         name: What to call it in a text.
         size: Its length in bytes; None where it is not told.
         sha256: Its sum; None where it is not told, as for small files.
         revision: The commit; None where it is not told.
         version: What changes whenever the content does, as far as it is told.
+        etag: Strong tag that the server of `url` gives the content itself; None where it is not told.
     """
 
     url: str
@@ -46,6 +50,7 @@ class RemoteFile:
     sha256: str | None
     revision: str | None
     version: str
+    etag: str | None
 
 
 class Hub:
@@ -104,17 +109,23 @@ class Hub:
                 self.pause(failure, failures)
             else:
                 break
+        # Any other tag may look like a sum and be none.
         linked = headers.get('X-Linked-ETag', '').strip('W/"').lower()
-        etag = linked or headers.get('ETag', '').strip('W/"').lower()
+        etag = headers.get('ETag', '')
         size = headers.get('X-Linked-Size') or headers.get('Content-Length')
         revision = headers.get('X-Repo-Commit')
+        if revision is not None and _COMMIT.fullmatch(revision):
+            # A branch may move between two requests.
+            url = file_url(self.endpoint, replace(source, revision=revision), file)
         return RemoteFile(
             url,
             name,
-            int(size) if size and size.isdecimal() else None,
-            etag if re.fullmatch('[0-9a-f]{64}', etag) else None,
+            # None of the files may be empty: servers that do not know a length say 0.
+            int(size) if size and size.isdecimal() and int(size) > 0 else None,
+            linked if _SHA256.fullmatch(linked) else None,
             revision,
-            f'{etag} {revision} {size}',
+            linked or f'{url} {etag} {revision} {size}',
+            etag if etag.startswith('"') and not headers.get('Location') else None,
         )
 
     def open(self, remote: RemoteFile, start: int) -> requests.Response:
@@ -124,7 +135,11 @@ class Hub:
             PassingFailure: It may go better the next time.
             DownloadError: It will not.
         """
-        headers = {**self._authorization(remote.url), **({'Range': f'bytes={start}-'} if start else {})}
+        headers = self._authorization(remote.url)
+        if start:
+            headers['Range'] = f'bytes={start}-'
+            if remote.etag is not None:
+                headers['If-Range'] = remote.etag
         response = self._request('GET', remote.url, headers, stream=True, allow_redirects=True)
         if response.status_code not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT) and not (
             start and response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
@@ -150,7 +165,10 @@ class Hub:
         time.sleep(pause_s)
 
     def _head(self, url: str, name: str) -> Mapping[str, str]:
-        """Collect what the hub and those it redirects to tell, until the size is known."""
+        """Collect what the hub and those it redirects to tell, until the size is known.
+
+        `Location` is where another server than the hub describes the file.
+        """
         told: dict[str, str] = {}
         for _ in range(_MAX_REDIRECTS):
             response = self._request('HEAD', url, self._authorization(url), allow_redirects=False)
@@ -160,6 +178,8 @@ class Hub:
                 if key in response.headers:
                     told.setdefault(key, response.headers[key])
             if not response.is_redirect:
+                if urlsplit(url).netloc != urlsplit(self.endpoint).netloc:
+                    told['Location'] = url
                 return {key: response.headers.get(key, '') for key in ('ETag', 'Content-Length')} | told
             # Where it leads to may answer GET alone.
             if 'X-Linked-Size' in told:
@@ -179,20 +199,17 @@ class Hub:
                 allow_redirects=allow_redirects,
                 stream=stream,
             )
-        except SSLError as error:
-            raise DownloadError(
-                f'the certificate of {self.endpoint} is not trusted: {_reason(error)}; where a proxy has its own, name '
-                'it in REQUESTS_CA_BUNDLE'
-            ) from error
         except ProxyError as error:
             raise PassingFailure(
                 f'the proxy cannot be used: {_reason(error)}', 'check HTTPS_PROXY, HTTP_PROXY and NO_PROXY'
             ) from error
         except (requests.ConnectionError, requests.Timeout) as error:
-            # A redirect leads elsewhere.
-            asked = error.request.url if error.request is not None else url
-            host = urlsplit(asked if isinstance(asked, str) else url).netloc
-            raise PassingFailure(f'{host} cannot be reached: {_reason(error)}', _NO_NETWORK) from error
+            if isinstance(_innermost(error), ssl.SSLCertVerificationError):
+                raise DownloadError(
+                    f'the certificate of {self.endpoint} is not trusted: {_reason(error)}; where a proxy has its own, '
+                    'name it in REQUESTS_CA_BUNDLE'
+                ) from error
+            raise PassingFailure(f'{_host(error, url)} cannot be reached: {_reason(error)}', _NO_NETWORK) from error
         except (RequestException, ValueError) as error:
             raise DownloadError(f'{url} cannot be asked for: {error}; check HF_ENDPOINT and the proxy') from error
         if response.status_code in _PASSING:
@@ -252,11 +269,22 @@ _NO_NETWORK = (
 )
 
 
+def _host(error: RequestException, url: str) -> str:
+    """Return which server a request failed at: a redirect leads elsewhere."""
+    asked = error.request.url if error.request is not None else url
+    return urlsplit(asked if isinstance(asked, str) else url).netloc
+
+
 def _reason(error: Exception) -> str:
     """Return the innermost reason, without addresses of objects."""
+    inner = _innermost(error)
+    return str(inner) if isinstance(inner, OSError) and inner.strerror else f'{type(inner).__name__}: {inner}'
+
+
+def _innermost(error: Exception) -> Exception:
     while True:
         inner = error.__cause__ or error.__context__ or getattr(error, 'reason', None)
         inner = inner or next((argument for argument in error.args if isinstance(argument, Exception)), None)
         if not isinstance(inner, Exception) or inner is error:
-            return str(error) if isinstance(error, OSError) and error.strerror else f'{type(error).__name__}: {error}'
+            return error
         error = inner

@@ -24,7 +24,7 @@ _AGAIN = 'the same command goes on where this one stopped'
 
 def part_path(target: Path, remote: RemoteFile) -> Path:
     """Return where the beginning of a file is kept; that of another version of it is kept elsewhere."""
-    version = hashlib.sha256(f'{remote.url} {remote.version}'.encode()).hexdigest()[:16]
+    version = hashlib.sha256(f'{remote.name} {remote.version}'.encode()).hexdigest()[:16]
     return target.with_name(f'.{target.name}.{version}.part')
 
 
@@ -54,6 +54,8 @@ def fetch(hub: Hub, remote: RemoteFile, target: Path) -> tuple[Path, str]:
             if remote.size is not None and part.size > remote.size:
                 part.empty()
                 raise DownloadError(f'{remote.name} is longer than the {remote.size} bytes that were told; try again')
+            if part.size == 0:
+                raise DownloadError(f'{remote.name} came empty from {hub.endpoint}; try again, or use --from DIR')
             file.flush()
             os.fsync(file.fileno())
             return path, part.digest.hexdigest()
@@ -103,12 +105,14 @@ class _Part:
 
 def _fill(hub: Hub, remote: RemoteFile, part: _Part) -> None:
     failures, is_whole = 0, False
+    # What was there before counts as no progress when it comes again, or a server could keep this going for ever.
+    best = part.size
     while not is_whole and (remote.size is None or part.size < remote.size):
-        start = part.size
         try:
             is_whole = _append(hub, remote, part)
         except PassingFailure as failure:
-            failures = 1 if part.size > start else failures + 1
+            failures = 1 if part.size > best else failures + 1
+            best = max(best, part.size)
             hub.pause(failure, failures)
 
 

@@ -71,6 +71,8 @@ class HubFile:
         pause_s: Time between two blocks.
         failures: How many answers are HTTP 503 first.
         hides: Headers that are not sent.
+        later: What it becomes at the first break of a connection.
+        has_length: Whether a small file is described with its length instead of 0.
     """
 
     content: Content
@@ -84,6 +86,13 @@ class HubFile:
     pause_s: float = 0.0
     failures: int = 0
     hides: tuple[str, ...] = ()
+    later: Content | None = None
+    has_length: bool = True
+
+    @property
+    def etag(self) -> str:
+        """The tag that the second server gives it: it looks like a sum of the content and is none."""
+        return f'"{hashlib.sha256(self.content.sha256.encode()).hexdigest()}"'
 
 
 @dataclass(frozen=True)
@@ -97,12 +106,13 @@ class Request:
 
 
 class HubServer:
-    """Serves `files`, by `owner/name/file`, of the revisions `main` and `COMMIT`; `token` opens the gated ones."""
+    """Serves `files`, by `owner/name/file`, of `main`, `COMMIT` and the newest `commit`; `token` opens gated ones."""
 
     def __init__(self) -> None:
         self.files: dict[str, HubFile] = {}
         self.renamed: dict[str, str] = {}
         self.token: str | None = None
+        self.commit = COMMIT
         self.requests: list[Request] = []
 
     def asked(self, server: str, method: str = 'GET') -> list[Request]:
@@ -160,6 +170,8 @@ class Handler(BaseHTTPRequestHandler):
     def send_file(self, file: HubFile, **headers: object) -> None:
         content = file.sent or file.content
         wanted = re.fullmatch(r'bytes=(\d+)-', self.headers.get('Range', ''))
+        if self.headers.get('If-Range', headers.get('ETag')) != headers.get('ETag'):
+            wanted = None
         if wanted and file.refuses_range:
             self.reply(416)
             return
@@ -180,6 +192,7 @@ class Handler(BaseHTTPRequestHandler):
             if left is not None:
                 left -= len(piece)
                 if left <= 0:
+                    file.content, file.later = file.later or file.content, None
                     self.close_connection = True
                     return
             time.sleep(file.pause_s)
@@ -203,7 +216,7 @@ class HubHandler(Handler):
             # Whoever has no token learns no more.
             status = 404 if 'Authorization' in self.headers else 401
             self.reply(status, X_Error_Code='RepoNotFound')
-        elif revision not in ('main', COMMIT):
+        elif revision not in ('main', COMMIT, self.hub.commit):
             self.reply(404, X_Error_Code='RevisionNotFound')
         elif f'{repo}/{name}' not in self.hub.files:
             self.reply(404, X_Error_Code='EntryNotFound')
@@ -221,7 +234,7 @@ class HubHandler(Handler):
             self.reply(401 if token is None else 403, X_Error_Code='GatedRepo')
         elif file.is_large:
             headers = {
-                'X_Repo_Commit': COMMIT,
+                'X_Repo_Commit': self.hub.commit,
                 'X_Linked_Size': file.content.size,
                 'X_Linked_ETag': f'"{file.content.sha256}"',
             }
@@ -229,7 +242,10 @@ class HubHandler(Handler):
             self.reply(302, Location=f'{self.files_url}/{key}?signature=secret', **told)
         else:
             etag = hashlib.sha1(file.content.read()).hexdigest()
-            self.send_file(file, X_Repo_Commit=COMMIT, ETag=f'"{etag}"')
+            if self.command == 'HEAD' and not file.has_length:
+                self.reply(200, X_Repo_Commit=self.hub.commit, ETag=f'"{etag}"')
+                return
+            self.send_file(file, X_Repo_Commit=self.hub.commit, ETag=f'"{etag}"')
 
 
 class FilesHandler(Handler):
@@ -242,7 +258,7 @@ class FilesHandler(Handler):
         if self.command == 'HEAD' and not file.hides:
             self.reply(403)
         else:
-            self.send_file(file)
+            self.send_file(file, ETag=file.etag)
 
 
 class ProxyHandler(Handler):
