@@ -25,7 +25,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """Load a file, but for the text encoder's tensors, into a module; nothing is changed unless every tensor fits.
 
     Raises:
-        WeightsError: The file is missing or corrupt, or a tensor is missing, surplus, misshapen or not finite.
+        WeightsError: The file is missing or corrupt, or a tensor does not fit, see `require_fit`.
     """
     expected = module.state_dict()
     tensors = _read(path, is_text=False)
@@ -107,27 +107,47 @@ def require_fit(path: Path, part: str, tensors: Mapping[str, Tensor], expected: 
         expected: Tensors of the names and shapes that the part has; of the device meta, too.
 
     Raises:
-        WeightsError: A tensor is missing, surplus, misshapen or not finite. The first few of each kind are named, and
-            counted by the place they belong to where there are more.
+        WeightsError: A tensor is missing, surplus, misshapen, of whole or complex numbers where it should not be, or
+            not finite. The first few of each are named, and counted by the place they belong to where there are more.
     """
+    both = sorted(set(expected) & set(tensors))
     misshapen = [
         f'{name} {tuple(tensors[name].shape)} instead of {tuple(expected[name].shape)}'
-        for name in sorted(set(expected) & set(tensors))
+        for name in both
         if tensors[name].shape != expected[name].shape
     ]
-    broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    kinds = [
+        f'{name} {_plain_name(tensors[name])} instead of {_plain_name(expected[name])}'
+        for name in both
+        if _kind(tensors[name]) != _kind(expected[name])
+    ]
+    # As they will be: what is finite in double precision need not be in single.
+    broken = [
+        name
+        for name in both
+        if tensors[name].is_floating_point() and not tensors[name].to(expected[name].dtype).isfinite().all()
+    ]
     problems = [
         f'{problem}: {_listed(names)}'
         for problem, names in (
             ('missing', sorted(set(expected) - set(tensors))),
             ('surplus', sorted(set(tensors) - set(expected))),
             ('misshapen', misshapen),
+            ('of another kind', kinds),
             ('not finite', broken),
         )
         if names
     ]
     if problems:
         raise WeightsError(f'weights {path} do not fit the {part}: ' + '; '.join(problems))
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool, bool]:
+    return tensor.is_floating_point(), tensor.is_complex(), tensor.dtype == torch.bool
+
+
+def _plain_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix('torch.')
 
 
 def _listed(names: list[str]) -> str:

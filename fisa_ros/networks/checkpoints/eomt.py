@@ -12,6 +12,7 @@ from fisa_ros.networks.checkpoints.transformers_files import (
     current_names,
     normalisation_differences,
     read_config,
+    tell_of_scaling,
 )
 from fisa_ros.networks.eomt_generator import EomtMaskGenerator
 
@@ -36,6 +37,8 @@ _FIELDS = (
 # Of training: the masked attention is annealed to nothing, and the loss takes no part.
 _MASKED = 'attn_mask_probs'
 _LEFT_OUT = (_MASKED, 'criterion.')
+# What annealing leaves at its end, with room for rounding.
+_MAX_MASKED = 0.05
 
 
 def eomt_tensors(path: Path, generator: EomtMaskGenerator) -> dict[str, Tensor]:
@@ -53,7 +56,18 @@ def eomt_tensors(path: Path, generator: EomtMaskGenerator) -> dict[str, Tensor]:
     require_same(path, differences + normalisation_differences(path, generator.mean, generator.std))
     tensors = current_names(read_checkpoint(path), generator.model)
     blocks = generator.model.config.num_blocks
-    # It has one number for each block that sees the queries, and says so where no settings do.
-    if _MASKED in tensors and (found := tensors[_MASKED].numel()) != blocks:
-        require_same(path, [f'num_blocks is {found}, the manifest says {blocks}'])
+    if _MASKED in tensors:
+        # It has one number for each block that sees the queries, and says so where no settings do.
+        if (found := tensors[_MASKED].numel()) != blocks:
+            require_same(path, [f'num_blocks is {found}, the manifest says {blocks}'])
+        require_same(path, masked_attention_differences(tensors[_MASKED]))
+    tell_of_scaling(path)
     return {f'model.{name}': tensor for name, tensor in tensors.items() if not name.startswith(_LEFT_OUT)}
+
+
+def masked_attention_differences(probabilities: Tensor) -> list[str]:
+    """Return a text if blocks still mask their attention, as during training, which the network does not."""
+    most = probabilities.max().item() if probabilities.numel() else 0.0
+    if most <= _MAX_MASKED:
+        return []
+    return [f'masked attention is still on, with a probability of up to {most:g}, as in a training that has not ended']

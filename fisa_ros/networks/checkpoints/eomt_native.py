@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fisa_ros.core.errors import WeightsError
+from fisa_ros.networks.checkpoints.eomt import masked_attention_differences
 from fisa_ros.networks.checkpoints.read import read_checkpoint
 from fisa_ros.networks.checkpoints.settings import read_json, require_same
 from fisa_ros.networks.eomt_generator import EomtMaskGenerator
@@ -54,8 +55,8 @@ def eomt_native_tensors(path: Path, generator: EomtMaskGenerator) -> dict[str, T
         generator: The generator that the manifest names; it may be on the device meta.
 
     Raises:
-        WeightsError: The checkpoint cannot be read, is the difference to a DINOv3, normalises images in another way, or
-            takes in its queries at another block.
+        WeightsError: The checkpoint cannot be read, is the difference to a DINOv3, normalises images in another way,
+            takes in its queries at another block, or still masks their attention.
     """
     tensors = {
         name.replace(_COMPILED, '').removeprefix(_PREFIX): tensor for name, tensor in read_checkpoint(path).items()
@@ -88,6 +89,8 @@ def _differences(path: Path, tensors: Mapping[str, Tensor], generator: EomtMaskG
         for field, value in found.items()
         if value != getattr(config, field)
     ]
+    if _MASKED in tensors:
+        differences += masked_attention_differences(tensors[_MASKED])
     for name, attribute in _NORMALISATION.items():
         wanted = generator.get_buffer(attribute).flatten()
         there = tensors[name].flatten() if name in tensors else wanted

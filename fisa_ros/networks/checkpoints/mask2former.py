@@ -13,6 +13,7 @@ from fisa_ros.networks.checkpoints.transformers_files import (
     current_names,
     normalisation_differences,
     read_config,
+    tell_of_scaling,
 )
 
 # All that changes what the network computes; the others are of training.
@@ -73,6 +74,7 @@ def mask2former_tensors(path: Path, generator: nn.Module) -> dict[str, Tensor]:
     require_same(
         path, differences + normalisation_differences(path, generator.get_buffer('mean'), generator.get_buffer('std'))
     )
+    tell_of_scaling(path)
     tensors = current_names(read_checkpoint(path), model)
     return {
         f'model.{name}': tensor

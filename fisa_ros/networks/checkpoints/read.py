@@ -174,7 +174,19 @@ def _tensors_of(path: Path, content: Any) -> dict[str, Tensor]:
     for name, value in content.items():
         if not isinstance(name, str):
             raise WeightsError(f'weights {path} hold something under {name!r}, which is no name')
-        if not isinstance(value, Tensor) or value.is_sparse:
-            kind = 'sparse tensor' if isinstance(value, Tensor) else type(value).__name__
+        if (kind := _odd_kind(value)) is not None:
             raise WeightsError(f'weights {path} hold a {kind} under {name!r}, where a plain tensor belongs')
     return dict(content)
+
+
+def _odd_kind(value: Any) -> str | None:
+    """Return what a value is if it is no plain tensor with numbers in it."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    if value.is_meta:
+        return 'tensor without numbers'
+    if value.is_quantized:
+        return 'quantised tensor'
+    if value.is_nested:
+        return 'nested tensor'
+    return None if value.layout is torch.strided else 'sparse tensor'

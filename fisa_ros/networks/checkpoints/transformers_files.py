@@ -1,6 +1,7 @@
 """What checkpoints of the `transformers` library have in common: their settings and their names."""
 
 from collections.abc import Mapping, Sequence
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from fisa_ros.core.errors import WeightsError
 from fisa_ros.networks.checkpoints.settings import read_json
 
 _TOLERANCE = 1e-4
+_LOG = logging.getLogger('fisa_ros.networks')
 
 
 def read_config(path: Path, kind: type[PreTrainedConfig]) -> PreTrainedConfig | None:
@@ -53,6 +55,22 @@ def normalisation_differences(path: Path, mean: Tensor, std: Tensor) -> list[str
         for key, value in found.items()
         if not _are_close(value, wanted[key])
     ]
+
+
+def tell_of_scaling(path: Path) -> None:
+    """Log if `preprocessor_config.json` keeps the proportions of images, which this project stretches."""
+    document = read_json(path, 'preprocessor_config.json') or {}
+    size = document.get('size')
+    edges = ('shortest_edge', 'longest_edge') if isinstance(size, dict) else ()
+    found = [f'size.{edge} {size[edge]}' for edge in edges if edge in size]
+    if document.get('do_pad') is True:
+        found.append('do_pad')
+    if found:
+        _LOG.info(
+            '%s was made for images that keep their proportions (%s); here they are stretched to the size of the input',
+            path,
+            ', '.join(found),
+        )
 
 
 def current_names(tensors: Mapping[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:

@@ -59,6 +59,22 @@ def poison(tensors):
     tensors['0.bias'][1] = float('nan')
 
 
+def count(tensors):
+    tensors['0.weight'] = tensors['0.weight'].to(torch.int8)
+
+
+def turn(tensors):
+    tensors['0.bias'] = tensors['0.bias'].to(torch.complex64)
+
+
+def measure(tensors):
+    tensors['1.num_batches_tracked'] = tensors['1.num_batches_tracked'].float()
+
+
+def overflow(tensors):
+    tensors['0.bias'] = tensors['0.bias'].double() + 1e300
+
+
 @pytest.mark.parametrize(
     ('harm', 'text'),
     [
@@ -66,6 +82,10 @@ def poison(tensors):
         (add, r'surplus: 2\.weight'),
         (reshape, r'misshapen: 0\.weight \(5, 4\) instead of \(3, 4\)'),
         (poison, r'not finite: 0\.bias'),
+        (overflow, r'not finite: 0\.bias'),
+        (count, r'of another kind: 0\.weight int8 instead of float32'),
+        (turn, r'of another kind: 0\.bias complex64 instead of float32'),
+        (measure, r'of another kind: 1\.num_batches_tracked float32 instead of int64'),
     ],
 )
 def test_weights_that_do_not_fit_change_nothing(module, tmp_path, harm, text):

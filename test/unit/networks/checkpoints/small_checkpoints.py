@@ -46,7 +46,7 @@ def scramble(module, seed=0):
     """Fill every weight with numbers of its own, of a size at which signals survive; return the module."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in sorted(module.state_dict().items()):
-        if not tensor.is_floating_point() or 'pixel_' in name:
+        if not tensor.is_floating_point() or 'pixel_' in name or name.endswith('attn_mask_probs'):
             continue
         noise = torch.randn(tensor.shape, generator=generator)
         if tensor.ndim > 1:

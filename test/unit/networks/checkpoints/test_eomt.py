@@ -1,6 +1,7 @@
 """EoMT from both forms that it is published in."""
 
 import json
+import logging
 
 import pytest
 from safetensors.torch import save_file
@@ -41,12 +42,20 @@ def test_what_transformers_saved_gives_what_it_gave(generator, images, tmp_path)
     assert proposals.objectness.std() > 1e-3, 'numbers that say something'
 
 
-def test_masked_attention_of_training_is_left_out(generator, tmp_path):
-    """transformers itself would use it at inference, as its own files of a model in training have it on."""
-    original = eomt()
-    original.attn_mask_probs.fill_(1.0)
+@pytest.mark.parametrize('probability', [0.0, 0.01, 0.2, 1.0, float('nan')])
+def test_masked_attention_must_have_been_annealed_to_nothing(generator, tmp_path, probability):
+    """The network has none, and computes something else than a checkpoint that has it on."""
+    original, native = eomt(), NativeEomt().checkpoint()
+    original.attn_mask_probs[-1] = probability
     original.save_pretrained(tmp_path)
-    assert not any('attn_mask_probs' in name for name in eomt_tensors(tmp_path, generator))
+    native['network.attn_mask_probs'] = original.attn_mask_probs
+    torch.save(native, tmp_path / 'native.bin')
+    for read, name in ((eomt_tensors, 'model.safetensors'), (eomt_native_tensors, 'native.bin')):
+        if probability < 0.05:
+            assert not any('attn_mask_probs' in name for name in read(tmp_path / name, generator))
+        else:
+            with pytest.raises(WeightsError, match=f'masked attention is still on, .* of up to {probability:g}'):
+                read(tmp_path / name, generator)
 
 
 @torch.inference_mode()
@@ -81,6 +90,7 @@ def test_both_forms_of_the_same_weights_are_the_same(generator, tmp_path, form):
     generator.load_state_dict(tensors)
     of_transformers = EomtForUniversalSegmentation(EomtConfig(**EOMT))
     of_transformers.load_state_dict(generator.model.state_dict(), strict=False)
+    of_transformers.attn_mask_probs.zero_()
     of_transformers.save_pretrained(tmp_path / 'transformers')
     again = eomt_tensors(tmp_path / 'transformers', generator)
     assert set(again) == set(tensors)
@@ -177,6 +187,24 @@ def test_another_normalisation_is_named(generator, tmp_path):
     torch.save(native, tmp_path / 'native.bin')
     with pytest.raises(WeightsError, match=r'encoder\.pixel_mean is \[0\.5, 0\.5, 0\.5\], the network has \[0\.48'):
         eomt_native_tensors(tmp_path / 'native.bin', generator)
+
+
+@pytest.mark.parametrize(
+    ('settings', 'text'),
+    [
+        ({'do_pad': True, 'size': {'shortest_edge': 640, 'longest_edge': 641}},
+         ['size.shortest_edge 640, size.longest_edge 641, do_pad); here they are stretched']),
+        ({'do_pad': False, 'size': {'height': 640, 'width': 640}}, []),
+        ({'size': 640}, []),
+    ],
+)  # fmt: skip
+def test_images_that_kept_their_proportions_are_told_of(generator, tmp_path, caplog, settings, text):
+    eomt().save_pretrained(tmp_path)
+    (tmp_path / 'preprocessor_config.json').write_text(json.dumps(settings))
+    with caplog.at_level(logging.INFO, 'fisa_ros.networks'):
+        eomt_tensors(tmp_path, generator)
+    told = [record.getMessage() for record in caplog.records if record.name == 'fisa_ros.networks']
+    assert [part in message for message, part in zip(told, text, strict=True)] == [True] * len(text)
 
 
 def test_the_differences_of_a_dinov3_are_refused(generator, tmp_path):

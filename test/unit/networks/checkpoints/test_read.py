@@ -182,13 +182,17 @@ def test_what_is_no_checkpoint_is_named(tmp_path, name, content, text):
         ({'a': {'b': torch.zeros(1)}}, "hold a dict under 'a', where a plain tensor belongs"),
         ({'state_dict': {'a': 'x'}}, "hold a str under 'a'"),
         ({'a': torch.eye(2).to_sparse()}, "hold a sparse tensor under 'a'"),
+        ({'a': torch.empty(2, device='meta')}, "hold a tensor without numbers under 'a'"),
+        (lambda: {'a': torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)}, 'hold a quantised tensor'),
+        (lambda: {'a': torch.eye(2).to_sparse_csr()}, "hold a sparse tensor under 'a'"),
         ({3: torch.zeros(1)}, 'hold something under 3, which is no name'),
     ],
 )
-@pytest.mark.filterwarnings('ignore:Validating sparse tensor invariants')
+@pytest.mark.filterwarnings('ignore:Validating sparse tensor invariants', 'ignore:Sparse CSR tensor support')
+@pytest.mark.filterwarnings('ignore:.*quantized', 'ignore:TypedStorage is deprecated')
 def test_what_holds_no_weights_is_named(tmp_path, content, text):
     path = tmp_path / 'model.pth'
-    torch.save(content, path)
+    torch.save(content() if callable(content) else content, path)
     with pytest.raises(WeightsError, match=text):
         read_checkpoint(path)
 
