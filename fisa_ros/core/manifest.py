@@ -1,6 +1,7 @@
 """Model manifests: one YAML file describes a model whole."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 import hashlib
 from pathlib import Path
@@ -14,7 +15,7 @@ from fisa_ros.core.manifest_reader import ManifestReader
 from fisa_ros.core.model_sources import ModelSource, read_sources
 from fisa_ros.core.resources import models_dir, share_dir
 from fisa_ros.core.thresholds import Thresholds
-from fisa_ros.core.weights_sum import noted_sum
+from fisa_ros.core.weights_sum import note_sum, noted_sum
 
 _MAX_SIDE = 4096
 # What tuning makes of CLIP; the others use it as it is, or bring their own weights.
@@ -120,7 +121,12 @@ def verify_weights(manifest: ModelManifest) -> None:
     weights = manifest.weights
     if weights.sha256 is None and not weights.path.is_file():
         raise WeightsError(f'{unshipped_weights(manifest)} (looked for {weights.path})')
-    verify_file(weights.path, weights.sha256)
+    try:
+        verify_file(weights.path, weights.sha256)
+    except WeightsError as error:
+        if not _are_assembled(manifest):
+            raise
+        raise WeightsError(f'{error}; to make them anew: {download_command(manifest)}') from error
 
 
 def unshipped_weights(manifest: ModelManifest) -> str:
@@ -142,13 +148,16 @@ def untuned_note(manifest: ModelManifest) -> str | None:
 
     No weights of FISA were ever published, so what is put together from public checkpoints has those of CLIP.
     """
-    is_from_sources = bool(manifest.sources) and manifest.weights.path.parent == models_dir() / manifest.name
-    if not is_from_sources or manifest.classifier['type'] not in _TUNED_CLASSIFIERS:
+    if not _are_assembled(manifest) or manifest.classifier['type'] not in _TUNED_CLASSIFIERS:
         return None
     return (
         f'{manifest.name} is untuned: its classifier is frozen CLIP with mask tokens, for no weights of FISA were '
         f'ever published; train it (python -m fisa_ros.tools.train --recipe coco-{manifest.name}) or use pooled-l'
     )
+
+
+def _are_assembled(manifest: ModelManifest) -> bool:
+    return bool(manifest.sources) and manifest.weights.path.parent == models_dir() / manifest.name
 
 
 def file_sha256(path: Path) -> str:
@@ -212,9 +221,21 @@ def _weights(reader: ManifestReader, name: str, *, has_sources: bool) -> Weights
     if sha256 is None:
         if has_sources and not path.is_file():
             path = models_dir() / name / path.name
-        # The sum of what a user put there: graphs and embeddings of other weights must not pass for those of these.
-        return WeightsFile(path, (noted_sum(path) or file_sha256(path)) if path.is_file() else None)
+        return WeightsFile(path, _expected_sum(path) if path.is_file() else None)
     return WeightsFile(path, sha256)
+
+
+def _expected_sum(path: Path) -> str:
+    """Return the sum that weights whose manifest tells none must have; `verify_weights` finds damaged ones."""
+    if (noted := noted_sum(path)) is not None:
+        return noted
+    # The sum of what a user put there: graphs and embeddings of other weights must not pass for those of these.
+    found = file_sha256(path)
+    noted = noted_sum(path, may_be_copy=True)
+    if found == noted:
+        with suppress(OSError):
+            note_sum(path, found)
+    return noted or found
 
 
 def _templates(reader: ManifestReader) -> tuple[str, ...]:

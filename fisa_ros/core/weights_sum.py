@@ -6,18 +6,24 @@ from pathlib import Path
 
 
 def note_sum(path: Path, sha256: str) -> None:
-    """Note the sum of a file beside it; the note holds until the file is changed, copied or replaced."""
+    """Note the sum of a file beside it; it holds until the file is changed, copied or replaced."""
     note = _note(path)
     part = note.with_name(f'{note.name}.{os.getpid()}')
     part.write_text(json.dumps({'sha256': sha256, 'is': _identity(path)}) + '\n', encoding='utf-8')
     part.replace(note)
 
 
-def noted_sum(path: Path) -> str | None:
-    """Return the sum that was noted for exactly this file; None if there is none."""
+def noted_sum(path: Path, *, may_be_copy: bool = False) -> str | None:
+    """Return the sum that was noted for exactly this file; None if there is none.
+
+    Args:
+        path: The file.
+        may_be_copy: Whether it is enough that the file is as long as the one whose sum was noted.
+    """
     try:
         document = json.loads(_note(path).read_text(encoding='utf-8'))
-        if document['is'] == _identity(path):
+        there, noted = _identity(path), document['is']
+        if noted == there or (may_be_copy and noted[0] == there[0]):
             return str(document['sha256'])
     except (OSError, ValueError, KeyError, TypeError):
         pass

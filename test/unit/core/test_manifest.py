@@ -1,5 +1,6 @@
 import hashlib
 import re
+import shutil
 
 import pytest
 import yaml
@@ -238,6 +239,41 @@ def test_weights_made_of_sources_lie_with_the_models(tmp_path, monkeypatch):
     # What somebody puts beside the manifest goes first.
     (tmp_path / 'tiny.safetensors').write_bytes(b'mine')
     assert load_manifest(path).weights.path == tmp_path / 'tiny.safetensors'
+
+
+@pytest.fixture
+def assembled(tmp_path, monkeypatch):
+    """Weights of the model `tiny` that were put together and whose sum was noted."""
+    monkeypatch.setenv('FISA_ROS_MODELS', str(tmp_path / 'models'))
+    path = load_manifest(write(tmp_path, unshipped())).weights.path
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b'made')
+    note_sum(path, hashlib.sha256(b'made').hexdigest())
+    return path
+
+
+def test_assembled_weights_that_are_damaged_are_refused(tmp_path, assembled):
+    manifest = load_manifest(tmp_path / 'tiny.yaml')
+    verify_weights(manifest)
+    assembled.write_bytes(b'mode')
+    for model in (manifest, load_manifest(tmp_path / 'tiny.yaml')):
+        with pytest.raises(
+            WeightsError, match=r'\(4 bytes\) are damaged: .*anew: python -m \S+models download \S+tiny'
+        ):
+            verify_weights(model)
+    # Of another length, they are somebody's own.
+    assembled.write_bytes(b'other')
+    verify_weights(load_manifest(tmp_path / 'tiny.yaml'))
+
+
+def test_the_sum_of_a_copy_is_noted_once(tmp_path, assembled, monkeypatch):
+    shutil.copytree(assembled.parents[1], tmp_path / 'copy')
+    monkeypatch.setenv('FISA_ROS_MODELS', str(tmp_path / 'copy'))
+    copy = tmp_path / 'copy' / assembled.relative_to(tmp_path / 'models')
+    assert noted_sum(copy) is None
+    manifest = load_manifest(tmp_path / 'tiny.yaml')
+    assert manifest.weights == WeightsFile(copy, hashlib.sha256(b'made').hexdigest())
+    assert noted_sum(copy) == manifest.weights.sha256
 
 
 def test_frozen_clip_does_not_pass_for_tuned(tmp_path, monkeypatch):
