@@ -14,7 +14,7 @@ from fisa_ros.runtime.hub_files import Hub, RemoteFile
 from fisa_ros.runtime.model_store import (
     FileRecord,
     ModelRecord,
-    assembled_path,
+    are_weights_of_sources,
     model_folder,
     read_record,
     record_key,
@@ -76,13 +76,18 @@ def fetch_sources(manifest: ModelManifest, hub: Hub, *, mirror: Path | None = No
             # It has the sum that the manifest tells, wherever it came from.
             url, size = file_url(hub.endpoint, entry.source, entry.file), entry.target.stat().st_size
             _note(
-                manifest, record, entry, FileRecord(entry.origin, url, None, size, str(entry.file.sha256), utc_time())
+                manifest,
+                record,
+                entry,
+                FileRecord(entry.origin, url, None, size, str(entry.file.sha256), utc_time(), is_told=True),
             )
+    # Old weights stay until the new ones are whole.
+    is_to_assemble = bool(missing) or not are_weights_of_sources(manifest, record)
     if mirror is not None:
         found = _find_in_mirror(mirror, missing, [entry.file.name for entry in files])
         sizes = {entry.target: path.stat().st_size for entry, path in zip(missing, found, strict=True)}
         copied = sum(path.stat().st_size for path in found if not _is_same_disk(path, manifest))
-        _check_space(manifest, copied, _bytes_of(files, sizes))
+        _check_space(manifest, copied, _bytes_of(files, sizes) if is_to_assemble else 0)
         for entry, path in zip(missing, found, strict=True):
             _keep(manifest, record, entry, *_copy(entry, path, force=force))
     else:
@@ -91,9 +96,10 @@ def fetch_sources(manifest: ModelManifest, hub: Hub, *, mirror: Path | None = No
             _check(entry, remote.size, remote.sha256, force=force)
         sizes = {entry.target: remote.size or 0 for entry, remote in zip(missing, remotes, strict=True)}
         begun = sum(_bytes_begun(entry, remote) for entry, remote in zip(missing, remotes, strict=True))
-        _check_space(manifest, sum(sizes.values()) - begun, _bytes_of(files, sizes))
+        _check_space(manifest, sum(sizes.values()) - begun, _bytes_of(files, sizes) if is_to_assemble else 0)
         for entry, remote in zip(missing, remotes, strict=True):
             _keep(manifest, record, entry, *_fetch(hub, entry, remote, force=force))
+    _remove_unlisted(manifest, record)
     return record
 
 
@@ -118,7 +124,8 @@ def _fetch(hub: Hub, entry: _Wanted, remote: RemoteFile, *, force: bool) -> tupl
     except DownloadError:
         part.unlink()
         raise
-    return part, FileRecord(entry.origin, remote.url, remote.revision, size, sha256, utc_time())
+    is_told = entry.file.sha256 is not None or remote.sha256 is not None
+    return part, FileRecord(entry.origin, remote.url, remote.revision, size, sha256, utc_time(), is_told=is_told)
 
 
 def _copy(entry: _Wanted, path: Path, *, force: bool) -> tuple[Path, FileRecord]:
@@ -137,7 +144,8 @@ def _copy(entry: _Wanted, path: Path, *, force: bool) -> tuple[Path, FileRecord]
     except DownloadError:
         part.unlink()
         raise
-    return part, FileRecord(entry.origin, path.as_uri(), None, size, sha256, utc_time())
+    is_told = entry.file.sha256 is not None
+    return part, FileRecord(entry.origin, path.as_uri(), None, size, sha256, utc_time(), is_told=is_told)
 
 
 def _keep(manifest: ModelManifest, record: ModelRecord, entry: _Wanted, part: Path, found: FileRecord) -> None:
@@ -153,6 +161,24 @@ def _note(manifest: ModelManifest, record: ModelRecord, entry: _Wanted, found: F
     record.files[record_key(entry.source, entry.file)] = found
     with told_of_disk(entry.target):
         write_record(manifest, record)
+
+
+def _remove_unlisted(manifest: ModelManifest, record: ModelRecord) -> None:
+    """Remove what an earlier manifest listed and this one does not: it could be taken for the checkpoint."""
+    listed = source_files(manifest.sources)
+    targets = {source_folder(manifest, source) / file.name for source, file in listed}
+    for source in manifest.sources.values():
+        for path in sorted(source_folder(manifest, source).rglob('*')):
+            if path.is_file() and path not in targets:
+                _LOG.info('removing %s, which the manifest does not list', path)
+                with told_of_disk(path):
+                    path.unlink()
+    keys = {record_key(source, file) for source, file in listed}
+    if surplus := set(record.files) - keys:
+        for key in surplus:
+            del record.files[key]
+        with told_of_disk(model_folder(manifest)):
+            write_record(manifest, record)
 
 
 def _check(entry: _Wanted, size: int | None, sha256: str | None, *, force: bool) -> None:
@@ -209,7 +235,7 @@ def _check_space(manifest: ModelManifest, fetched_bytes: int, weights_bytes: int
         DownloadError: There is too little space.
     """
     folder = model_folder(manifest)
-    needed = fetched_bytes + (0 if assembled_path(manifest).is_file() else weights_bytes)
+    needed = fetched_bytes + weights_bytes
     free = shutil.disk_usage(folder).free
     if needed and needed + _SPARE_BYTES > free:
         raise DownloadError(

@@ -9,7 +9,13 @@ from pathlib import Path
 from fisa_ros.core.manifest import ModelManifest, download_command
 from fisa_ros.core.model_sources import source_files
 from fisa_ros.runtime.graph_files import export_command
-from fisa_ros.runtime.model_store import ModelRecord, are_sources_there, record_key, source_folder
+from fisa_ros.runtime.model_store import (
+    ModelRecord,
+    are_sources_there,
+    are_weights_of_sources,
+    record_key,
+    source_folder,
+)
 
 _MAX_HEADER_BYTES = 100 << 20
 
@@ -19,6 +25,7 @@ class State(StrEnum):
 
     SHIPPED = 'shipped'
     ASSEMBLED = 'assembled'
+    OUTDATED = 'outdated'
     DOWNLOADED = 'downloaded'
     MISSING = 'missing'
 
@@ -28,7 +35,8 @@ class ModelState:
     """What is there of a model.
 
     Attributes:
-        state: `shipped` or put there by hand, `assembled` from its sources, only `downloaded`, or `missing`.
+        state: `shipped` or put there by hand, `assembled` from its sources, `outdated` where the sources or the
+            manifest have changed since, only `downloaded`, or `missing`.
         bytes_present: Length of all its files that are there, parts of files among them.
         bytes_to_download: Length of the source files that are not there; None where that of one is not known.
         parameters: How many numbers its weights have; None without weights.
@@ -55,13 +63,14 @@ def model_state(manifest: ModelManifest, record: ModelRecord) -> ModelState:
             missing.append(file.size)
             present += sum(part.stat().st_size for part in path.parent.glob(f'.{path.name}.*.part'))
     sizes = [size for size in missing if size is not None]
-    has_weights = state in (State.SHIPPED, State.ASSEMBLED)
+    has_weights = state in (State.SHIPPED, State.ASSEMBLED, State.OUTDATED)
+    is_done = state in (State.SHIPPED, State.ASSEMBLED)
     return ModelState(
         state,
         present + (weights.stat().st_size if has_weights else 0),
-        0 if has_weights else sum(sizes) if len(sizes) == len(missing) else None,
+        0 if is_done else sum(sizes) if len(sizes) == len(missing) else None,
         count_numbers(weights) if has_weights else None,
-        _next_command(manifest, has_weights=has_weights),
+        _next_command(manifest, is_done=is_done),
     )
 
 
@@ -82,12 +91,16 @@ def _state(manifest: ModelManifest, record: ModelRecord) -> State:
     weights = manifest.weights.path
     if weights.is_file():
         is_beside = manifest.path is not None and weights.parent == manifest.path.parent
-        return State.SHIPPED if is_beside else State.ASSEMBLED
+        if is_beside:
+            return State.SHIPPED
+        # What somebody else put there has no record.
+        is_current = record.weights is None or are_weights_of_sources(manifest, record)
+        return State.ASSEMBLED if is_current else State.OUTDATED
     return State.DOWNLOADED if are_sources_there(manifest, record) else State.MISSING
 
 
-def _next_command(manifest: ModelManifest, *, has_weights: bool) -> str:
-    if has_weights:
+def _next_command(manifest: ModelManifest, *, is_done: bool) -> str:
+    if is_done:
         return export_command(manifest)
     if manifest.sources:
         return download_command(manifest)

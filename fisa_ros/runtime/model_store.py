@@ -1,7 +1,7 @@
 """Where the files of models that are not shipped lie, and the record of where each came from."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 import fcntl
@@ -15,11 +15,13 @@ from fisa_ros.core.errors import DownloadError
 from fisa_ros.core.manifest import ModelManifest, file_sha256
 from fisa_ros.core.model_sources import ModelSource, SourceFile, source_files
 from fisa_ros.core.resources import models_dir
-from fisa_ros.core.weights_sum import note_sum, noted_sum
+from fisa_ros.core.weights_sum import note_sum
 
 RECORD_FILE = 'sources.json'
 _LOCK_FILE = '.lock'
 _FORMAT = 1
+# To be raised whenever the same sources give other weights than before.
+_ASSEMBLY = 1
 _LOG = logging.getLogger('fisa_ros.models')
 
 
@@ -34,6 +36,7 @@ class FileRecord:
         size: Its length in bytes.
         sha256: Its sum.
         date: When it was fetched, as ISO 8601 in UTC.
+        is_told: Whether the manifest or the hub told its sum; if not, it may have come damaged.
     """
 
     origin: str
@@ -42,6 +45,7 @@ class FileRecord:
     size: int
     sha256: str
     date: str
+    is_told: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,8 @@ class WeightsRecord:
     """What weights were put together from.
 
     Attributes:
-        made_of: Sum of each file of the sources, by `record_key`, and of what the manifest says of the network.
+        made_of: Sum of each file of the sources, by `record_key`, and of what the manifest says of the network and how
+            weights are put together.
         sha256: Sum of the weights.
         date: When, as ISO 8601 in UTC.
     """
@@ -132,12 +137,17 @@ def are_sources_there(manifest: ModelManifest, record: ModelRecord) -> bool:
     return bool(manifest.sources)
 
 
+def are_weights_of_sources(manifest: ModelManifest, record: ModelRecord) -> bool:
+    """Tell whether weights are there that were made of the recorded sources, as they would be now; reads no file."""
+    weights = record.weights
+    return weights is not None and weights.made_of == _sums(manifest, record) and assembled_path(manifest).is_file()
+
+
 def are_weights_current(manifest: ModelManifest, record: ModelRecord) -> bool:
-    """Tell whether the weights are there that were made of the sources that are there now."""
-    path, weights = assembled_path(manifest), record.weights
-    if weights is None or weights.made_of != _sums(manifest, record) or not path.is_file():
+    """Tell whether the weights are there, undamaged, that were made of the sources that are there now."""
+    if record.weights is None or not are_weights_of_sources(manifest, record):
         return False
-    return (noted_sum(path) or file_sha256(path)) == weights.sha256
+    return file_sha256(assembled_path(manifest)) == record.weights.sha256
 
 
 def record_weights(manifest: ModelManifest, record: ModelRecord) -> None:
@@ -153,6 +163,17 @@ def record_weights(manifest: ModelManifest, record: ModelRecord) -> None:
     write_record(manifest, record)
 
 
+def forget_untold(manifest: ModelManifest, record: ModelRecord) -> list[str]:
+    """Forget the files whose sum nobody told, so that they are fetched again; return their keys."""
+    keys = [key for key, file in record.files.items() if not file.is_told]
+    for key in keys:
+        del record.files[key]
+    # They come again with --force in any case.
+    with suppress(OSError):
+        write_record(manifest, record)
+    return keys
+
+
 def utc_time() -> str:
     """Return the time as ISO 8601 in UTC."""
     return datetime.now(UTC).isoformat(timespec='seconds')
@@ -163,7 +184,7 @@ def _sums(manifest: ModelManifest, record: ModelRecord) -> dict[str, str]:
     keys = [record_key(source, file) for source, file in source_files(manifest.sources)]
     network = [manifest.generator, manifest.classifier, manifest.text_encoder]
     layouts = [source.layout for source in manifest.sources.values()]
-    sum_of_network = hashlib.sha256(json.dumps([network, layouts], sort_keys=True).encode()).hexdigest()
+    sum_of_network = hashlib.sha256(json.dumps([_ASSEMBLY, network, layouts], sort_keys=True).encode()).hexdigest()
     return {'network': sum_of_network} | {key: record.files[key].sha256 for key in keys if key in record.files}
 
 

@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Any
 
-from fisa_ros.core.errors import DownloadError
+from fisa_ros.core.errors import DownloadError, WeightsError
 from fisa_ros.core.manifest import ModelManifest, load_manifest, shipped_models, untuned_note
 from fisa_ros.core.model_sources import ModelSource, file_url, hub_endpoint
 from fisa_ros.runtime.model_state import model_state
@@ -18,6 +18,7 @@ from fisa_ros.runtime.model_store import (
     ModelRecord,
     are_weights_current,
     assembled_path,
+    forget_untold,
     locked,
     read_record,
     record_key,
@@ -144,13 +145,13 @@ def _fetch_and_assemble(manifest: ModelManifest, options: argparse.Namespace) ->
         with locked(manifest):
             record = fetch_sources(manifest, hub, mirror=options.mirror, force=options.force)
             if not are_weights_current(manifest, record) or options.force:
-                _assemble(manifest)
+                _assemble(manifest, record)
                 record_weights(manifest, record)
     finally:
         hub.close()
 
 
-def _assemble(manifest: ModelManifest) -> None:
+def _assemble(manifest: ModelManifest, record: ModelRecord) -> None:
     out = assembled_path(manifest)
     for module in ('torch', 'open_clip', 'transformers', 'safetensors'):
         _require(
@@ -162,7 +163,15 @@ def _assemble(manifest: ModelManifest) -> None:
     from fisa_ros.networks.assemble import assemble_model
 
     _LOG.info('making %s', out)
-    assemble_model(manifest, {part: source_folder(manifest, source) for part, source in manifest.sources.items()}, out)
+    folders = {part: source_folder(manifest, source) for part, source in manifest.sources.items()}
+    try:
+        assemble_model(manifest, folders, out)
+    except WeightsError as error:
+        if untold := forget_untold(manifest, record):
+            raise WeightsError(
+                f'{error}; nobody told the sum of {", ".join(untold)}: if they came damaged, repeat with --force'
+            ) from error
+        raise
 
 
 def _require(module: str, text: str) -> None:

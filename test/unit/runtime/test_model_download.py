@@ -1,5 +1,6 @@
 """Fetching the sources of a model from a hub on this machine that behaves as the true one, and from a folder."""
 
+from contextlib import suppress
 import hashlib
 import json
 import logging
@@ -7,8 +8,11 @@ import os
 from pathlib import Path
 import re
 import signal
+import socket
+import ssl
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -22,7 +26,14 @@ from fisa_ros.core.model_sources import hub_endpoint
 from fisa_ros.runtime import model_download
 from fisa_ros.runtime.hub_files import Hub
 from fisa_ros.runtime.model_download import fetch_sources
-from fisa_ros.runtime.model_store import RECORD_FILE, locked, model_folder, read_record
+from fisa_ros.runtime.model_store import (
+    RECORD_FILE,
+    assembled_path,
+    locked,
+    model_folder,
+    read_record,
+    record_weights,
+)
 from fisa_ros.runtime.resumed_download import CHUNK_BYTES
 
 ROOT = Path(__file__).absolute().parents[3]
@@ -110,7 +121,7 @@ def test_files_come_and_are_recorded(hub, manifest):
     record = json.loads((model_folder(manifest) / RECORD_FILE).read_text())
     assert record['model'] == 'toy'
     weights = record['files']['generator/model.safetensors']
-    assert weights['url'] == f'{os.environ["HF_ENDPOINT"]}/someone/masks/resolve/main/model.safetensors'
+    assert weights['url'] == f'{os.environ["HF_ENDPOINT"]}/someone/masks/resolve/{COMMIT}/model.safetensors'
     assert weights['origin'] == 'someone/masks@main/model.safetensors'
     assert (weights['revision'], weights['size'], weights['sha256']) == (COMMIT, SIZE, Content(SIZE, 1).sha256)
     assert record['files']['generator/config.json']['sha256'] == hashlib.sha256(b'{"size": 1}').hexdigest()
@@ -206,6 +217,49 @@ def test_a_part_of_another_version_is_not_continued(hub, manifest):
     get(manifest)
     assert (sources(manifest) / 'generator' / 'model.safetensors').read_bytes() == Content(SIZE, 7).read()
     assert not parts(manifest)
+
+
+def test_another_commit_with_the_same_file_goes_on_with_its_part(hub, manifest):
+    hub.files[WEIGHTS].cuts = [BLOCK, *[0] * 5]
+    with pytest.raises(DownloadError):
+        get(manifest)
+    hub.commit = 'd' * 40
+    hub.requests.clear()
+    get(manifest)
+    assert is_whole(manifest)
+    assert hub.ranges()[0] == f'bytes={BLOCK}-'
+    assert read_record(manifest).files['generator/model.safetensors'].revision == 'd' * 40
+
+
+def test_content_is_asked_for_at_the_commit_that_was_described(hub, manifest):
+    get(manifest)
+    described = {request.path for request in hub.asked('hub', 'HEAD')}
+    assert described >= {'/someone/masks/resolve/main/model.safetensors', '/someone/masks/resolve/main/config.json'}
+    assert all(f'/resolve/{COMMIT}/' in request.path for request in hub.asked('hub'))
+
+
+def test_a_file_that_changes_on_the_way_is_begun_anew(hub, manifest):
+    hub.files[CONFIG] = HubFile(Content(SIZE, 1), is_large=False, cuts=[BLOCK], later=Content(SIZE, 7))
+    get(manifest)
+    assert (sources(manifest) / 'generator' / 'config.json').read_bytes() == Content(SIZE, 7).read()
+
+
+@pytest.mark.parametrize('cut', [{'refuses_range': True}, {'ignores_range': True}])
+def test_the_same_beginning_again_and_again_is_no_progress(hub, manifest, cut):
+    hub.files[WEIGHTS] = HubFile(Content(SIZE, 1), cuts=[2 * BLOCK, BLOCK] * 8, **cut)
+    with pytest.raises(DownloadError, match=r'broke after \d+ bytes; the same command goes on'):
+        get(manifest)
+    assert len(hub.asked('files')) <= 10
+
+
+def test_a_length_of_zero_is_not_believed(hub, manifest):
+    hub.files[CONFIG].has_length = False
+    get(manifest)
+    assert is_whole(manifest)
+    hub.files[CONFIG] = HubFile(Text(''), is_large=False)
+    with pytest.raises(DownloadError, match=f'{CONFIG} came empty from http'):
+        get(manifest, force=True)
+    assert (sources(manifest) / 'generator' / 'config.json').read_bytes() == b'{"size": 1}'
 
 
 def test_a_server_that_is_busy_is_asked_again(hub, manifest):
@@ -346,6 +400,51 @@ def test_no_network(hub, manifest, monkeypatch):
         get(manifest)
 
 
+@pytest.fixture
+def tls_server(tmp_path):
+    """Serve TLS with a certificate that nobody trusts; `breaks` is how many connections it closes first."""
+    key, certificate = tmp_path / 'key.pem', tmp_path / 'certificate.pem'
+    subprocess.run(
+        ['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-subj', '/CN=127.0.0.1', '-keyout', key, '-out',
+         certificate], check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    found = SimpleNamespace(breaks=0, connections=0)
+
+    def serve(listener):
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                found.connections += 1
+                with connection, suppress(OSError):
+                    if found.connections <= found.breaks:
+                        connection.recv(4096)
+                        connection.shutdown(socket.SHUT_RDWR)
+                    else:
+                        context.wrap_socket(connection, server_side=True).close()
+
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        found.url = f'https://127.0.0.1:{listener.getsockname()[1]}'
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        yield found
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def test_a_certificate_is_refused_at_once_and_a_connection_that_breaks_is_not(tls_server, manifest, monkeypatch):
+    monkeypatch.setenv('HF_ENDPOINT', tls_server.url)
+    tls_server.breaks = 2
+    with pytest.raises(DownloadError, match=r'certificate of https://127\S+ is not trusted: .*REQUESTS_CA_BUNDLE'):
+        get(manifest, timeout_s=10.0)
+    assert tls_server.connections == 3
+    tls_server.breaks = 100
+    with pytest.raises(DownloadError, match=r'127\.0\.0\.1:\d+ cannot be reached: .*the same command goes on'):
+        get(manifest, timeout_s=10.0)
+    assert tls_server.connections == 8
+
+
 def test_a_proxy_is_used_unless_it_is_not_to_be(hub, manifest, monkeypatch):
     with proxy_server(hub) as proxy:
         monkeypatch.setenv('HTTP_PROXY', proxy)
@@ -356,7 +455,7 @@ def test_a_proxy_is_used_unless_it_is_not_to_be(hub, manifest, monkeypatch):
         get(manifest, force=True)
         assert is_whole(manifest)
         assert {request.path for request in hub.asked('proxy')} >= {
-            f'{os.environ["HF_ENDPOINT"]}/someone/masks/resolve/main/{name}'
+            f'{os.environ["HF_ENDPOINT"]}/someone/masks/resolve/{COMMIT}/{name}'
             for name in ('model.safetensors', 'config.json')
         }
         monkeypatch.setenv('HTTPS_PROXY', proxy)
@@ -375,6 +474,34 @@ def test_no_space_is_told_before_the_first_byte(hub, manifest, small_disk, monke
     ):
         get(manifest)
     assert not hub.asked('files')
+
+
+def test_space_for_new_weights_is_needed_beside_the_old_ones(hub, manifest, monkeypatch):
+    get(manifest)
+    assembled_path(manifest).write_bytes(b'made')
+    record_weights(manifest, read_record(manifest))
+    whole = SIZE + 2 * BLOCK + 11
+    monkeypatch.setattr(model_download.shutil, 'disk_usage', lambda _: SimpleNamespace(free=(64 << 20) + whole))
+    get(manifest)
+    with pytest.raises(DownloadError, match=r'toy needs 0\.01 GB in .*, 0\.01 GB of them to fetch'):
+        get(manifest, force=True)
+    (sources(manifest) / 'generator' / 'config.json').unlink()
+    with pytest.raises(DownloadError, match=r'toy needs 0\.01 GB in .*, 0\.00 GB of them to fetch'):
+        get(manifest)
+
+
+def test_what_the_manifest_does_not_list_is_removed(hub, manifest, tmp_path):
+    get(manifest)
+    path = write_manifest(tmp_path)
+    document = yaml.safe_load(path.read_text())
+    document['sources']['generator']['files'].pop()
+    path.write_text(yaml.safe_dump(document))
+    (sources(manifest) / 'generator' / 'deep').mkdir()
+    (sources(manifest) / 'generator' / 'deep' / 'old.bin').write_bytes(b'old')
+    get(load_manifest(path))
+    left = {path.name for path in sources(manifest).rglob('*') if path.is_file()}
+    assert left == {'model.safetensors', 'clip.bin'}
+    assert set(read_record(manifest).files) == {'generator/model.safetensors', 'classifier/clip.bin'}
 
 
 def test_a_disk_that_fills_up_keeps_what_is_there(hub, manifest, small_disk, monkeypatch):

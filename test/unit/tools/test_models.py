@@ -107,7 +107,9 @@ def write_manifest(folder, clip='small-vit', *, has_sources=True):
 def put_checkpoints(hub, folder, manifest, seed=0):
     """Put the parts of a small model on the hub, in the forms that their authors publish; return the CLIP."""
     torch.manual_seed(seed)
-    EomtForUniversalSegmentation(EomtConfig(**manifest.generator['config'])).save_pretrained(folder / 'masks')
+    masks = EomtForUniversalSegmentation(EomtConfig(**manifest.generator['config']))
+    masks.attn_mask_probs.zero_()
+    masks.save_pretrained(folder / 'masks')
     clip = open_clip.create_model(manifest.name, pretrained_image=False)
     file = io.BytesIO()
     torch.save(clip.state_dict(), file)
@@ -235,7 +237,10 @@ def test_another_network_is_made_of_the_same_checkpoints(hub, capsys, tmp_path):
     document['classifier']['image_size'] = 64
     path.write_text(yaml.safe_dump(document))
     hub.requests.clear()
-    assert run(capsys, 'download', path)[0] == 0
+    _, described, _ = run(capsys, 'info', path)
+    assert (described['state'], described['bytes_to_download']) == ('outdated', 0)
+    assert described['next_command'] == f'python -m fisa_ros.tools.models download {path}'
+    assert run(capsys, 'download', path)[1]['state'] == 'assembled'
     assert not hub.requests
     assert load_network(load_manifest(path)).tower.visual.image_size == (64, 64)
 
@@ -258,9 +263,37 @@ def test_checkpoints_that_do_not_fit_are_told_and_kept(hub, capsys, tmp_path):
     status, summary, log = run(capsys, 'download', path)
     assert (status, summary) == (2, None)
     assert 'error: weights' in log
+    # The hub told the sums of the others.
+    assert log.endswith('nobody told the sum of generator/config.json: if they came damaged, repeat with --force\n')
     _, described, _ = run(capsys, 'info', path)
-    assert described['state'] == 'downloaded'
-    assert described['bytes_to_download'] == 0
+    kept = {file['name']: file['fetched'] is not None for source in described['sources'] for file in source['files']}
+    assert kept == {'model.safetensors': True, 'config.json': False, 'clip.bin': True}
+
+
+def test_a_bad_first_download_is_not_trusted_for_ever(hub, capsys, tmp_path):
+    path = write_manifest(tmp_path)
+    put_checkpoints(hub, tmp_path, load_manifest(path))
+    good = hub.files[CONFIG]
+    hub.files[CONFIG] = HubFile(Text('{"model'), is_large=False)
+    assert run(capsys, 'download', path)[0] == 2
+    hub.files[CONFIG] = good
+    hub.requests.clear()
+    assert run(capsys, 'download', path)[0] == 0
+    assert not hub.asked('files')
+
+
+def test_a_file_that_is_no_longer_listed_is_not_taken_for_the_checkpoint(hub, capsys, caplog, tmp_path):
+    path = write_manifest(tmp_path)
+    put_checkpoints(hub, tmp_path, load_manifest(path))
+    run(capsys, 'download', path)
+    first = load_manifest(path).weights.sha256
+    put_checkpoints(hub, tmp_path, load_manifest(path), seed=1)
+    hub.files['other/clip/new.bin'] = hub.files.pop(CLIP)
+    path.write_text(path.read_text().replace('clip.bin', 'new.bin'))
+    status, _, log = run(capsys, 'download', path)
+    assert status == 0, log
+    assert 'clip.bin, which the manifest does not list' in caplog.text
+    assert load_manifest(path).weights.sha256 != first
 
 
 def test_weights_beside_the_manifest_need_no_download(hub, capsys, caplog, tmp_path):
