@@ -61,8 +61,8 @@ def tell_of_scaling(path: Path) -> None:
     """Log if `preprocessor_config.json` keeps the proportions of images, which this project stretches."""
     document = read_json(path, 'preprocessor_config.json') or {}
     size = document.get('size')
-    edges = ('shortest_edge', 'longest_edge') if isinstance(size, dict) else ()
-    found = [f'size.{edge} {size[edge]}' for edge in edges if edge in size]
+    edges = {edge: size.get(edge) for edge in ('shortest_edge', 'longest_edge')} if isinstance(size, dict) else {}
+    found = [f'size.{edge} {value}' for edge, value in edges.items() if value is not None]
     if document.get('do_pad') is True:
         found.append('do_pad')
     if found:
