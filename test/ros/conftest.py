@@ -180,7 +180,15 @@ class Client:
         return bool(answer.result().success)
 
     def state(self) -> str:
-        return str(self.call('segment/get_state', GetState.Request()).current_state.label)
+        end_s = time.monotonic() + TIMEOUT_S
+        while True:
+            # An answer is lost if the node has not yet found who asks: it does not see its client when that sees it.
+            answer = self.start_call('segment/get_state', GetState.Request())
+            again_s = time.monotonic() + 10.0
+            self.spin_until(lambda done=answer.done, end_s=again_s: done() or time.monotonic() > end_s)
+            if answer.done():
+                return str(answer.result().current_state.label)
+            assert time.monotonic() < end_s, 'waited too long'
 
     def publish_until(self, condition: Callable[[], Any], image: np.ndarray | None = None) -> set[tuple[int, int]]:
         """Publish now and then until the condition holds; return the stamps."""
