@@ -17,6 +17,7 @@ from fisa_ros.evaluation.category_map import CategoryMap
 from fisa_ros.evaluation.image_truth import ImageTruth
 from fisa_ros.evaluation.mask_ap import Instance, MaskAp, instances_of
 from fisa_ros.evaluation.mean_iou import MeanIou
+from fisa_ros.evaluation.means import mean_or_nan
 from fisa_ros.evaluation.panoptic_quality import MeanQuality, PanopticQuality, match_segments
 from fisa_ros.evaluation.predictor import Prediction
 
@@ -54,8 +55,6 @@ class DatasetScorer:
         self.segment_calibration = CalibrationError()
         self.mask_calibration = CalibrationError()
         self._masks = np.zeros((2, len(numbers) + 1), np.int64)
-        self._has_masks = False
-        self._has_scored_masks = False
 
     def add(self, prediction: Prediction, truth: ImageTruth) -> None:
         """Score one image."""
@@ -64,7 +63,6 @@ class DatasetScorer:
         if prediction.mask_probabilities is not None:
             self._add_masks(prediction.mask_probabilities, prediction.mask_categories)
         if prediction.scored_masks is not None:
-            self._has_scored_masks = True
             rows = prediction.scored_masks.class_map(truth.size_hw)
             self.semantic_iou.update(self._number_of_row[rows], truth.semantic_map)
             if self._has_instances:
@@ -93,9 +91,8 @@ class DatasetScorer:
             return
         true, crowds = truth.category_of, truth.crowds
         matches = match_segments(
-            predicted_map, predicted, truth.panoptic_map, true, crowds,
-            is_hidden_missed=True, listed_areas=truth.listed_areas,
-        )  # fmt: skip
+            predicted_map, predicted, truth.panoptic_map, true, crowds, listed_areas=truth.listed_areas
+        )
         self.quality.add(matches)
         self.class_agnostic.update(
             predicted_map, dict.fromkeys(predicted, _ANY_CLASS), truth.panoptic_map, dict.fromkeys(true, _ANY_CLASS),
@@ -109,7 +106,6 @@ class DatasetScorer:
         self.mask_ap.update(instances_of(predicted_map, things), true_things)
 
     def _add_masks(self, probabilities: NDArray[np.float32], categories: NDArray[np.int64]) -> None:
-        self._has_masks = True
         rows = np.array([self._row_of[number] for number in categories.tolist()], np.int64)
         is_right = probabilities[:, :-1].argmax(axis=1) == rows
         for part, weights in enumerate((is_right, np.ones(len(rows)))):
@@ -125,24 +121,21 @@ class DatasetScorer:
         quality, iou, ap = self.quality.compute(), self.mean_iou.compute(), self.mask_ap.compute()
         agnostic, semantic = self.class_agnostic.compute().all, self.semantic_iou.compute()
         instances = self.instance_ap.compute()
-        has_scored_masks = self._has_scored_masks
         numbers: dict[str, Any] = {
             'pq': quality.all.pq, 'sq': quality.all.sq, 'rq': quality.all.rq,
             'pq_things': quality.things.pq, 'sq_things': quality.things.sq, 'rq_things': quality.things.rq,
             'pq_stuff': quality.stuff.pq, 'sq_stuff': quality.stuff.sq, 'rq_stuff': quality.stuff.rq,
             'pq_class_agnostic': agnostic.pq, 'sq_class_agnostic': agnostic.sq, 'rq_class_agnostic': agnostic.rq,
             'miou': iou.mean_iou, 'pixel_accuracy': iou.pixel_accuracy,
-            'miou_semantic': semantic.mean_iou_of_truth if has_scored_masks else None,
-            'pixel_accuracy_semantic': semantic.pixel_accuracy if has_scored_masks else None,
+            'miou_semantic': semantic.mean_iou_of_truth, 'pixel_accuracy_semantic': semantic.pixel_accuracy,
             'ap': ap.ap, 'ap50': ap.ap50,
-            'ap_instances': instances.ap if has_scored_masks else None,
-            'ap50_instances': instances.ap50 if has_scored_masks else None,
+            'ap_instances': instances.ap, 'ap50_instances': instances.ap50,
             'mask_accuracy': self._mask_accuracy(self._categories.is_thing),
             'ece_masks': self.mask_calibration.compute(), 'ece_segments': self.segment_calibration.compute(),
         }  # fmt: skip
         for name, part in (parts or {}).items():
             numbers[f'pq_{name}'] = MeanQuality.of(quality.per_class[c] for c in part if c in quality.per_class).pq
-            numbers[f'miou_{name}'] = _mean([iou.per_class[c] for c in part if c in iou.per_class])
+            numbers[f'miou_{name}'] = mean_or_nan([iou.per_class[c] for c in part if c in iou.per_class])
             numbers[f'mask_accuracy_{name}'] = self._mask_accuracy(part)
         numbers['per_class'] = {
             name: {
@@ -151,9 +144,9 @@ class DatasetScorer:
                 'sq': quality.per_class[number].sq if number in quality.per_class else None,
                 'rq': quality.per_class[number].rq if number in quality.per_class else None,
                 'iou': iou.per_class.get(number),
-                'iou_semantic': semantic.per_true_class.get(number) if has_scored_masks else None,
+                'iou_semantic': semantic.per_true_class.get(number),
                 'ap': ap.per_class.get(number),
-                'ap_instances': instances.per_class.get(number) if has_scored_masks else None,
+                'ap_instances': instances.per_class.get(number),
                 'mask_accuracy': _defined(self._mask_accuracy([number])),
                 'masks': int(self._masks[1, number]),
             }
@@ -163,7 +156,7 @@ class DatasetScorer:
 
     def _mask_accuracy(self, numbers: Collection[int]) -> float:
         right, count = self._masks[:, list(numbers)].sum(axis=1)
-        return float(right / count) if count and self._has_masks else float('nan')
+        return float(right / count) if count else float('nan')
 
 
 def numbered_segments(result: PanopticResult, categories: CategoryMap) -> tuple[NDArray[np.uint16], dict[int, int]]:
@@ -182,10 +175,6 @@ def numbered_segments(result: PanopticResult, categories: CategoryMap) -> tuple[
     table = np.zeros(max(segment.id for segment in result.segments) + 1, np.uint16)
     table[list(numbers)] = list(numbers)
     return table[result.panoptic_map], numbers
-
-
-def _mean(values: list[float]) -> float:
-    return float(np.mean(values)) if values else float('nan')
 
 
 def _defined(value: Any) -> Any:

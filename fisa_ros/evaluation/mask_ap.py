@@ -12,6 +12,8 @@ from pycocotools import mask as mask_coding
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from fisa_ros.evaluation.means import mean_or_nan
+
 MAX_INSTANCES = 100
 """Of each class of an image, the surest so many count."""
 _IOU_50 = 0
@@ -109,7 +111,7 @@ class MaskAp:
         }
         per_class = {class_id: float(precision.mean()) for class_id, precision in precision_of.items()}
         at_50 = [float(precision[_IOU_50].mean()) for precision in precision_of.values()]
-        return MaskApResult(_mean(list(per_class.values())), _mean(at_50), per_class)
+        return MaskApResult(mean_or_nan(list(per_class.values())), mean_or_nan(at_50), per_class)
 
 
 def encode_mask(mask: NDArray[np.bool_]) -> Any:
@@ -180,7 +182,3 @@ def _index(instances: Sequence[Instance], class_ids: Sequence[int]) -> Any:
     with redirect_stdout(io.StringIO()):
         index.createIndex()
     return index
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if values else float('nan')

@@ -1,6 +1,6 @@
 """Mean intersection over union of semantic maps."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Self
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fisa_ros.evaluation.id_map import count_pairs
+from fisa_ros.evaluation.means import mean_or_nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class MeanIouResult:
     @property
     def mean_iou_of_truth(self) -> float:
         """Mean over the classes of `per_true_class`, as detectron2 tells it and most published tables with it."""
-        return _mean(list(self.per_true_class.values()))
+        return mean_or_nan(list(self.per_true_class.values()))
 
 
 class MeanIou:
@@ -90,12 +91,8 @@ class MeanIou:
         pixels = int(counted.sum())
         is_true = dict(zip(self._class_ids, counted.any(axis=1), strict=True))
         return MeanIouResult(
-            mean_iou=_mean(list(per_class.values())),
+            mean_iou=mean_or_nan(list(per_class.values())),
             pixel_accuracy=float(hits.sum() / pixels) if pixels else float('nan'),
             per_class=per_class,
             per_true_class={class_id: iou for class_id, iou in per_class.items() if is_true[class_id]},
         )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else float('nan')

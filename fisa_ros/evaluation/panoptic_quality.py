@@ -198,7 +198,6 @@ def match_segments(
     truth_classes: Mapping[int, int],
     crowd_ids: Collection[int] = (),
     *,
-    is_hidden_missed: bool = False,
     listed_areas: NDArray[np.integer] | None = None,
 ) -> SegmentMatches:
     """Match the segments of one frame; other arguments and errors are those of `PanopticQuality.update`.
@@ -212,8 +211,8 @@ def match_segments(
         truth_map: See there.
         truth_classes: See there.
         crowd_ids: See there.
-        is_hidden_missed: Whether a true segment without a pixel is missed.
         listed_areas: `(T,)` pixels of the true segments, covered ones too; fewer than the map has mean nothing.
+            A segment that has a pixel in neither is not missed.
     """
     overlap = count_pairs(predicted_map, list(predicted_classes), truth_map, list(truth_classes))
     predicted_class = np.array(list(predicted_classes.values()), np.int64)
@@ -235,5 +234,5 @@ def match_segments(
         is_right=is_right,
         is_wrong=~is_right & (2 * forgiven <= predicted_area) & (predicted_area > 0),
         iou=np.where(match, iou, 0.0).sum(axis=1),
-        is_missed=~match.any(axis=0) & ~crowd & ((truth_area > 0) | is_hidden_missed),
+        is_missed=~match.any(axis=0) & ~crowd & (whole_area > 0),
     )

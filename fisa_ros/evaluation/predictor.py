@@ -152,15 +152,12 @@ class Predictor:
         is_thing = self._categories.is_thing
         is_stuff = np.array([not (self._has_instances and is_thing[key]) for key in categories.tolist()], np.bool_)
         index = segments_below(proposed.mask_logits, masks, is_stuff, self._thresholds.mask)
-        # A category that this vocabulary lacks has no row, and a mask on it is no object; index -1 takes the last row.
+        # Void, the last column, is what lies on nothing, index -1, or on a category that this vocabulary lacks.
         rows = np.array([*(row_of.get(category, -1) for category in categories.tolist()), -1], np.int64)
-        is_object = rows[index] >= 0
-        # What the head makes of the objectness when the classifier is as sure as it can be.
-        score = 1 - (1 - proposed.objectness) * (1 - self._thresholds.objectness_trust)
-        class_index = np.where(is_object, rows[index], 0)
-        score = np.where(is_object, score, 0.0).astype(np.float32)
-        scores = np.zeros((len(score), len(state.vocabulary.classes)), np.float32)
-        scores[np.arange(len(score)), class_index] = score
+        # As if the classifier were as sure as it can be.
+        probabilities = np.eye(len(state.vocabulary.classes) + 1, dtype=np.float32)[rows[index]]
+        scores = class_scores(probabilities, proposed.objectness, self._thresholds.objectness_trust)
+        class_index, score = scores.argmax(axis=1), scores.max(axis=1)
         raw = stages.merge_classified(proposed.mask_logits, class_index, score, state, self._thresholds)
         return raw, ScoredMasks(proposed.mask_logits, scores)
 

@@ -97,7 +97,7 @@ def test_truth_without_instances_measures_classes_alone(meadow):
 
 def test_a_listed_segment_that_others_hide_is_missed(meadow):
     entries = [(1, 1, False), (2, 2, False), (3, 3, False), (9, 1, False)]
-    truth = meadow.truth.of(meadow.truth.panoptic_map, entries, meadow.categories)
+    truth = meadow.truth.of(meadow.truth.panoptic_map, entries, meadow.categories, {9: 5})
     summary = scored(meadow._replace(truth=truth), 'classes')
     # One of two cats is found.
     assert summary['per_class']['cat']['pq'] == pytest.approx(3 / 4 / 1.5)

@@ -104,7 +104,8 @@ def test_listed_segment_without_pixels_counts_nowhere():
 
 def test_a_hidden_true_segment_is_missed_where_panopticapi_would():
     truth_classes = TRUTH_CLASSES | {8: CAT, 9: DOG}
-    matches = match_segments(TRUTH, TRUTH_CLASSES, TRUTH, truth_classes, [9], is_hidden_missed=True)
+    listed_areas = np.array([0, 0, 0, 5, 5])
+    matches = match_segments(TRUTH, TRUTH_CLASSES, TRUTH, truth_classes, [9], listed_areas=listed_areas)
     quality = PanopticQuality(IS_THING).add(matches).compute()
     assert (quality.per_class[CAT].true_positives, quality.per_class[CAT].false_negatives) == (1, 1)
     # A crowd is not.
@@ -116,7 +117,7 @@ def test_covered_pixels_count_in_the_union_as_in_panopticapi():
     truth = np.ones((10, 20), int)
     truth[:, :6] = 2
     classes = {1: GRASS, 2: DOG}
-    matches = match_segments(truth, classes, truth, classes, is_hidden_missed=True, listed_areas=np.array([200, 60]))
+    matches = match_segments(truth, classes, truth, classes, listed_areas=np.array([200, 60]))
     assert matches.iou.tolist() == [0.7, 1]
     assert PanopticQuality(IS_THING).add(matches).compute().all.pq == pytest.approx(0.85)
     # A segment of which less than half is seen has no match.

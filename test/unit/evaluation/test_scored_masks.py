@@ -56,8 +56,24 @@ def test_only_the_surest_hundred_are_instances():
 
 
 def test_scores_are_those_of_the_head():
-    probabilities = np.array([[0.5, 0.2, 0.3], [0.1, 0.1, 0.8]], np.float32)
-    scores = class_scores(probabilities, np.array([0.4, 1.0], np.float32), 0.5)
-    # p x (1 - P(no object) x (1 - trust x best p)).
-    factor = 1 - 0.6 * (1 - 0.5 * 0.5)
-    np.testing.assert_allclose(scores, [[0.5 * factor, 0.2 * factor], [0.1, 0.1]], rtol=1e-6)
+    torch = pytest.importorskip('torch')
+    from fisa_ros.networks.panoptic_head import PanopticHead
+
+    torch.manual_seed(0)
+    head = PanopticHead(8, 4, temperature=2.5)
+    normalize = torch.nn.functional.normalize
+    embeddings, texts = normalize(torch.randn(20, 8), dim=-1), normalize(torch.randn(3, 2, 8), dim=-1)
+    known, objectness = torch.ones(3, 2) > 0, torch.rand(20)
+    with torch.inference_mode():
+        probabilities = (head.class_logits(embeddings, texts, known) / head.temperature).softmax(-1).numpy()
+        index, score = head.classify(embeddings, objectness, texts, known, torch.tensor(0.3))
+    scores = class_scores(probabilities, objectness.numpy(), 0.3)
+    # A mask that is rather void has the score 0 in the head; here it keeps those of its classes.
+    is_kept = score.numpy() > 0
+    np.testing.assert_array_equal(is_kept, probabilities.argmax(axis=1) < 3)
+    assert 5 < is_kept.sum() < 20
+    np.testing.assert_array_equal(scores.argmax(axis=1), index.numpy())
+    np.testing.assert_allclose(scores.max(axis=1)[is_kept], score.numpy()[is_kept], rtol=1e-5)
+    # All classes of a mask are scaled alike.
+    factors = scores / probabilities[:, :-1]
+    np.testing.assert_allclose(factors, np.broadcast_to(factors[:, :1], factors.shape), rtol=1e-5)
