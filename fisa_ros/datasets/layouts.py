@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fisa_ros.core.errors import DataError
-
-_SHOWN = 12
+from fisa_ros.datasets.coco_panoptic import listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +23,8 @@ class Layout:
         first_value: Value of the first category in maps of classes; None where the maps have instances.
         void_value: Value of what has no category in such maps.
         has_other_images: Whether the folder of images also holds those of other splits.
+        may_hide_segments: See `PanopticDataset`.
+        may_swap_size: See `PanopticDataset`.
     """
 
     folders: tuple[str, ...]
@@ -36,6 +37,8 @@ class Layout:
     first_value: int | None = None
     void_value: int = 0
     has_other_images: bool = False
+    may_hide_segments: bool = False
+    may_swap_size: bool = False
 
     @property
     def has_instances(self) -> bool:
@@ -77,6 +80,8 @@ LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
             Layout(
                 _ADE, {split: word}, f'images/{word}', f'ade20k_panoptic_{split}',
                 panoptic_json=f'ade20k_panoptic_{split}.json',
+                # Things are pasted over stuff when these maps are made, and may cover all of it.
+                may_hide_segments=True,
             )
             for split, word in _LONG.items()
         ),
@@ -101,7 +106,11 @@ LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
         ),
     ),
     'mapillary-vistas': tuple(
-        Layout(_VISTAS, _LONG, '{split}/images', maps, panoptic_json=f'{maps}/panoptic_2018.json')
+        Layout(
+            _VISTAS, _LONG, '{split}/images', maps, panoptic_json=f'{maps}/panoptic_2018.json',
+            # As published, it has width and height the wrong way round.
+            may_swap_size=True,
+        )
         for maps in ('{split}/v1.2/panoptic', '{split}/panoptic')
     ),
     'pascal-context-59': (
@@ -179,5 +188,4 @@ def _content(folder: Path) -> str:
         names = sorted(path.name + '/' * path.is_dir() for path in folder.iterdir())
     except OSError as error:
         return f'nothing: {error.strerror}'
-    more = f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''
-    return (', '.join(names[:_SHOWN]) or 'nothing') + more
+    return listed(names) or 'nothing'

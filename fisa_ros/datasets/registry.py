@@ -67,10 +67,7 @@ def _open_json(name: str, found: FoundLayout, table: CategoryTable) -> PanopticD
     find_image = _cityscapes_image if name == 'cityscapes' else Path.joinpath
     dataset = PanopticDataset.open(
         found.images, found.panoptic_json, found.maps, find_image,
-        # Things are pasted over stuff when ADE20K's panoptic maps are made, and may cover all of it.
-        may_hide_segments=name == 'ade20k-150',
-        # The published `panoptic_2018.json` has width and height the wrong way round.
-        may_swap_size=name == 'mapillary-vistas',
+        may_hide_segments=found.layout.may_hide_segments, may_swap_size=found.layout.may_swap_size,
     )  # fmt: skip
     used_ids = {segment.category_id for record in dataset.records for segment in record.segments}
     table.check(dataset.categories.values(), used_ids, found.panoptic_json)

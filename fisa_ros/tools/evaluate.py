@@ -72,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
-    jobs = [_Job.of(chosen, options) for chosen in open_datasets(options)]
+    published = PublishedResults.shipped()
+    jobs = [_Job.of(chosen, options, published) for chosen in open_datasets(options)]
     if options.plots:
         for job in jobs:
             job.plots(options).mkdir(parents=True, exist_ok=True)
@@ -100,24 +101,28 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         segmenter.close()
     if not options.dataset:
         return summary | {'panoptic': str(options.panoptic)} | scores[options.panoptic.stem] | end
-    return summary | end | {'datasets': scores, 'published': _published(scores)}
+    return summary | end | {'datasets': scores, 'published': _published(scores, published)}
 
 
 @dataclass(frozen=True)
 class _Job:
-    """A data set, the ways of naming its categories, and the categories to average apart."""
+    """A data set, the images that all of it has, the ways of naming its categories, and those to average apart."""
 
     chosen: ChosenDataset
+    of_images: int
     vocabularies: Mapping[str, Vocabulary]
     parts: Mapping[str, frozenset[int]]
 
     @classmethod
-    def of(cls, chosen: ChosenDataset, options: argparse.Namespace) -> Self:
+    def of(cls, chosen: ChosenDataset, options: argparse.Namespace, published: PublishedResults) -> Self:
         categories, where = chosen.categories, options.split_file
         kinds = _ALL if options.words == 'all' else (options.words,)
         names = asdict(read_class_split(where)) if where else {}
+        # Not all of a data set may be there.
+        published_images = published.images[chosen.name] if chosen.split == PUBLISHED_SPLIT else 0
         return cls(
             chosen,
+            max(len(chosen.dataset), published_images),
             {kind: categories.words(kind, options.synonyms) for kind in kinds},
             {part: categories.numbered(listed, f'{where}: {part}') for part, listed in names.items()},
         )
@@ -151,7 +156,7 @@ def _score_all(
             )  # fmt: skip
             numbers = scores[job.chosen.name] = _numbers(job, evaluation, options)
             if options.plots and evaluation.images:
-                of_images = f'{evaluation.images} of {numbers["of_images"]} images'
+                of_images = f'{evaluation.images} of {job.of_images} images'
                 title = f'{segmenter.manifest.name} on {job.chosen.name}, {of_images}'
                 _plot(job.plots(options), evaluation, job.chosen.categories, numbers, title)
     except (FisaError, OSError) as error:
@@ -167,28 +172,25 @@ def _numbers(job: _Job, evaluation: DatasetEvaluation, options: argparse.Namespa
     chosen, dataset = job.chosen, job.chosen.dataset
     numbers: dict[str, Any] = {
         'images': evaluation.images,
-        'of_images': len(dataset),
+        'of_images': job.of_images,
         'seconds': round(evaluation.seconds, 3),
         'is_interrupted': evaluation.is_interrupted,
     }
     if chosen.split is not None:
-        if chosen.split == PUBLISHED_SPLIT:
-            # Not all of a data set may be there.
-            numbers['of_images'] = max(len(dataset), PublishedResults.shipped().images[chosen.name])
-        is_whole = chosen.split == PUBLISHED_SPLIT and evaluation.images == numbers['of_images']
+        is_whole = chosen.split == PUBLISHED_SPLIT and evaluation.images == job.of_images
         has_all_categories = len(chosen.categories.names) == len(dataset.categories)
         numbers |= {
             'split': chosen.split,
             'path': str(dataset.path),
             'has_instances': dataset.has_instances,
+            'may_hide_segments': dataset.may_hide_segments,
             'is_comparable': is_whole and has_all_categories and options.oracle is None,
         }
     return numbers | _metrics(evaluation, job.parts)
 
 
-def _published(names: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+def _published(names: Iterable[str], results: PublishedResults) -> dict[str, list[dict[str, Any]]]:
     """Return the published rows of each data set, as fractions."""
-    results = PublishedResults.shipped()
     return {
         name: [
             {'method': row.method, 'source': row.source}

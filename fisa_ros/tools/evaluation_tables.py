@@ -108,18 +108,14 @@ def _measured_row(summary: Mapping[str, Any], name: str, kind: str, column: Mapp
     if summary['oracle']:
         label += f', oracle {summary["oracle"]}'
     cells = {metric: _percent(column[key]) for metric, key in PUBLISHED_METRICS.items()}
-    apart: Collection[str] = ('miou',) if _lacks_classes(name, numbers) else ()
+    # mIoU is published for another form of such a data set, in which nothing is hidden.
+    apart: Collection[str] = ('miou',) if numbers['may_hide_segments'] else ()
     if not numbers['is_comparable']:
         apart = cells
     for metric in apart:
         if cells[metric] != '-':
             cells[metric] = f'({cells[metric]})'
     return label, list(cells.values())
-
-
-def _lacks_classes(name: str, numbers: Mapping[str, Any]) -> bool:
-    """Return whether mIoU is published for another form of the data set, in which things hide nothing."""
-    return name == 'ade20k-150' and bool(numbers['has_instances'])
 
 
 def _notes(summary: Mapping[str, Any]) -> Sequence[str]:
@@ -141,8 +137,11 @@ def _notes(summary: Mapping[str, Any]) -> Sequence[str]:
             'coco-panoptic: the published models were trained on its split train. AP is published for '
             'instances_val2017.json, measured here on the panoptic maps.'
         )
-    if any(_lacks_classes(name, numbers) for name, numbers in datasets.items()):
-        notes.append('ade20k-150: mIoU, in brackets, is published for its maps of classes, see --semantic.')
+    notes += (
+        f'{name}: mIoU, in brackets, is published for its maps of classes, see --semantic.'
+        for name, numbers in datasets.items()
+        if numbers['may_hide_segments']
+    )
     if 'cityscapes' in datasets:
         notes.append('cityscapes: AP is published by the rules of Cityscapes, measured here by those of COCO.')
     return notes

@@ -67,6 +67,7 @@ def test_metrics_by_data_set(summary):
             assert 0 <= numbers[key] <= 1
     assert len(datasets['ade20k-847']['per_class']) == 847
     assert not datasets['ade20k-847']['has_instances']
+    assert [name for name, numbers in datasets.items() if numbers['may_hide_segments']] == ['ade20k-150']
     assert datasets['ade20k-847']['pq'] is datasets['ade20k-847']['ap_instances'] is None
     assert datasets['ade20k-847']['path'].endswith('annotations_detectron2/validation')
     for name in ('ade20k-150', 'cityscapes'):
@@ -129,12 +130,13 @@ def test_what_is_published_for_another_truth_is_told(summary, capsys):
     assert line.split()[-3:] == ['25.0', '12.5', '(50.0)']
     assert 'mIoU, in brackets, is published for its maps of classes' in out
     rows = summary['published'] | {'coco-panoptic': []}
-    print_named_datasets(summary | {'datasets': {'coco-panoptic': numbers}, 'published': rows})
+    plain = numbers | {'may_hide_segments': False}
+    print_named_datasets(summary | {'datasets': {'coco-panoptic': plain}, 'published': rows})
     out = capsys.readouterr().out
     line = next(line for line in out.splitlines() if 'measured here' in line)
     assert line.split()[-3:] == ['25.0', '12.5', '50.0']
     assert 'AP is published for instances_val2017.json, measured here on the panoptic maps' in out
-    classes = numbers | {'has_instances': False, 'pq': None, 'ap_instances': None}
+    classes = plain | {'has_instances': False, 'pq': None, 'ap_instances': None}
     print_named_datasets(summary | {'datasets': {'ade20k-150': classes}})
     out = capsys.readouterr().out
     assert 'brackets' not in out
@@ -163,6 +165,7 @@ def test_classes_alone(segmenter, root, capsys):
     datasets = json.loads(run(capsys, *arguments)[1])['datasets']
     numbers = datasets['ade20k-150']
     assert not numbers['has_instances']
+    assert not numbers['may_hide_segments']
     assert (numbers['pq'], numbers['ap']) == (None, None)
     # It comes with instances only.
     assert datasets['cityscapes']['pq'] is not None
