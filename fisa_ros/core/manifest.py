@@ -124,7 +124,7 @@ def verify_weights(manifest: ModelManifest) -> None:
     try:
         verify_file(weights.path, weights.sha256)
     except WeightsError as error:
-        if not _are_assembled(manifest):
+        if not are_assembled(manifest):
             raise
         raise WeightsError(f'{error}; to make them anew: {download_command(manifest)}') from error
 
@@ -148,7 +148,7 @@ def untuned_note(manifest: ModelManifest) -> str | None:
 
     No weights of FISA were ever published, so what is put together from public checkpoints has those of CLIP.
     """
-    if not _are_assembled(manifest) or manifest.classifier['type'] not in _TUNED_CLASSIFIERS:
+    if not are_assembled(manifest) or manifest.classifier['type'] not in _TUNED_CLASSIFIERS:
         return None
     return (
         f'{manifest.name} is untuned: its classifier is frozen CLIP with mask tokens, for no weights of FISA were '
@@ -156,7 +156,8 @@ def untuned_note(manifest: ModelManifest) -> str | None:
     )
 
 
-def _are_assembled(manifest: ModelManifest) -> bool:
+def are_assembled(manifest: ModelManifest) -> bool:
+    """Tell whether the weights of a model are, or will be, put together from its sources, not shipped or put there."""
     return bool(manifest.sources) and manifest.weights.path.parent == models_dir() / manifest.name
 
 

@@ -6,7 +6,7 @@ import json
 import math
 from pathlib import Path
 
-from fisa_ros.core.manifest import ModelManifest, download_command
+from fisa_ros.core.manifest import ModelManifest, are_assembled, download_command
 from fisa_ros.core.model_sources import source_files
 from fisa_ros.runtime.graph_files import export_command
 from fisa_ros.runtime.model_store import (
@@ -88,10 +88,8 @@ def count_numbers(path: Path) -> int | None:
 
 
 def _state(manifest: ModelManifest, record: ModelRecord) -> State:
-    weights = manifest.weights.path
-    if weights.is_file():
-        is_beside = manifest.path is not None and weights.parent == manifest.path.parent
-        if is_beside:
+    if manifest.weights.path.is_file():
+        if not are_assembled(manifest):
             return State.SHIPPED
         # What somebody else put there has no record.
         is_current = record.weights is None or are_weights_of_sources(manifest, record)

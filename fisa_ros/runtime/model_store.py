@@ -84,7 +84,7 @@ def model_folder(manifest: ModelManifest) -> Path:
 
 def assembled_path(manifest: ModelManifest) -> Path:
     """Return where the weights of a model go that are put together from its sources."""
-    return model_folder(manifest) / f'{manifest.name}.safetensors'
+    return model_folder(manifest) / manifest.weights.path.name
 
 
 def source_folder(manifest: ModelManifest, source: ModelSource) -> Path:

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from fisa_ros.core.errors import DownloadError, WeightsError
-from fisa_ros.core.manifest import ModelManifest, load_manifest, shipped_models, untuned_note
+from fisa_ros.core.manifest import ModelManifest, are_assembled, load_manifest, shipped_models, untuned_note
 from fisa_ros.core.model_sources import ModelSource, file_url, hub_endpoint
 from fisa_ros.runtime.model_state import model_state
 from fisa_ros.runtime.model_store import (
@@ -125,8 +125,7 @@ def _source_summary(source: ModelSource, record: ModelRecord) -> dict[str, Any]:
 def _download(options: argparse.Namespace) -> dict[str, Any]:
     started = time.monotonic()
     manifest = load_manifest(options.model)
-    weights = manifest.weights.path
-    if weights.is_file() and weights != assembled_path(manifest):
+    if manifest.weights.path.is_file() and not are_assembled(manifest):
         _LOG.info('%s has its weights beside its manifest: nothing to download', manifest.name)
     elif manifest.sources:
         _fetch_and_assemble(manifest, options)

@@ -71,14 +71,14 @@ def _configs(monkeypatch):
         monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config)
 
 
-def write_manifest(folder, clip='small-vit', *, has_sources=True):
+def write_manifest(folder, clip='small-vit', *, has_sources=True, weights=None):
     """Write the manifest of a small model whose parts are on the hub; return its path."""
     document = yaml.safe_load((share_dir() / 'models' / 'fisa-s.yaml').read_text())
     files = {'someone/masks': ('model.safetensors', 'config.json'), 'other/clip': ('clip.bin',)}
     document |= {
         'name': clip,
         'image_size_hw': [64, 64],
-        'weights': {'file': f'{clip}.safetensors', 'sha256': None},
+        'weights': {'file': weights or f'{clip}.safetensors', 'sha256': None},
         'generator': {'type': 'eomt', 'config': GENERATOR},
         'classifier': {**CLASSIFIERS[clip], 'model': clip, 'merge_size': 32},
         'text_encoder': {'type': 'clip', 'model': clip},
@@ -216,6 +216,18 @@ def test_what_is_there_is_not_made_again(hub, capsys, tmp_path):
     assert not hub.requests
 
 
+def test_weights_are_made_where_the_manifest_looks_for_them(hub, capsys, tmp_path):
+    path = write_manifest(tmp_path, weights='first/try.safetensors')
+    put_checkpoints(hub, tmp_path, load_manifest(path))
+    status, summary, _ = run(capsys, 'download', path)
+    assert (status, summary['state']) == (0, 'assembled')
+    assert summary['weights'] == f'{os.environ["FISA_ROS_MODELS"]}/small-vit/try.safetensors'
+    assert load_network(load_manifest(path))
+    hub.requests.clear()
+    assert run(capsys, 'download', path)[0] == 0
+    assert not hub.requests
+
+
 def test_other_checkpoints_make_other_weights(hub, capsys, tmp_path):
     path = write_manifest(tmp_path)
     manifest = load_manifest(path)
@@ -299,7 +311,10 @@ def test_a_file_that_is_no_longer_listed_is_not_taken_for_the_checkpoint(hub, ca
 def test_weights_beside_the_manifest_need_no_download(hub, capsys, caplog, tmp_path):
     own = write_manifest(tmp_path)
     (tmp_path / 'small-vit.safetensors').write_bytes(b'tuned')
-    for model in ('fisa-tiny', own):
+    (tmp_path / 'other').mkdir()
+    (tmp_path / 'kept.safetensors').write_bytes(b'tuned')
+    other = write_manifest(tmp_path / 'other', weights='../kept.safetensors')
+    for model in ('fisa-tiny', own, other):
         status, summary, _ = run(capsys, 'download', model)
         assert (status, summary['state'], summary['note']) == (0, 'shipped', None)
         assert f'{summary["name"]} has its weights beside its manifest: nothing to download' in caplog.text
