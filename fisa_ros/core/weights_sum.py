@@ -1,15 +1,26 @@
 """The sum of weights that are too large to be read each time a manifest is."""
 
 import json
-import os
 from pathlib import Path
+
+from fisa_ros.core.unfinished_file import unfinished_path
+
+
+def file_identity(path: Path) -> list[int]:
+    """Return what tells a file from a changed, copied or replaced one: length, times of change in ns, and inode.
+
+    Raises:
+        OSError: It is not there.
+    """
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def note_sum(path: Path, sha256: str) -> None:
     """Note the sum of a file beside it; it holds until the file is changed, copied or replaced."""
     note = _note(path)
-    part = note.with_name(f'{note.name}.{os.getpid()}')
-    part.write_text(json.dumps({'sha256': sha256, 'is': _identity(path)}) + '\n', encoding='utf-8')
+    part = unfinished_path(note)
+    part.write_text(json.dumps({'sha256': sha256, 'is': file_identity(path)}) + '\n', encoding='utf-8')
     part.replace(note)
 
 
@@ -22,7 +33,7 @@ def noted_sum(path: Path, *, may_be_copy: bool = False) -> str | None:
     """
     try:
         document = json.loads(_note(path).read_text(encoding='utf-8'))
-        there, noted = _identity(path), document['is']
+        there, noted = file_identity(path), document['is']
         if noted == there or (may_be_copy and noted[0] == there[0]):
             return str(document['sha256'])
     except (OSError, ValueError, KeyError, TypeError):
@@ -32,8 +43,3 @@ def noted_sum(path: Path, *, may_be_copy: bool = False) -> str | None:
 
 def _note(path: Path) -> Path:
     return path.with_name(f'.{path.name}.sum.json')
-
-
-def _identity(path: Path) -> list[int]:
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]

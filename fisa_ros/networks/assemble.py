@@ -18,6 +18,7 @@ from fisa_ros.networks.checkpoints.eomt import eomt_tensors
 from fisa_ros.networks.checkpoints.eomt_native import eomt_native_tensors
 from fisa_ros.networks.checkpoints.mask2former import mask2former_tensors
 from fisa_ros.networks.image_tower import FisaImageTower
+from fisa_ros.networks.pooled_tower import CLIP_LOGIT_SCALE
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
 from fisa_ros.networks.text_encoder import ClipTextEncoder, TextEncoder
 from fisa_ros.networks.weights import require_fit, weights_of, write_tensors
@@ -36,8 +37,6 @@ _CLASSIFIERS: Mapping[str, Callable[[Path, str], ClipTensors]] = {
 }
 # Types of classifiers that are built around a CLIP of open_clip.
 _CLIP_TYPES = ('open_clip', 'pooled')
-# CLIP itself never lets the factor grow beyond it (Radford et al., 2021).
-_MAX_LOGIT_SCALE = 100.0
 _SEED = 0
 
 
@@ -75,23 +74,6 @@ def assemble_model(manifest: ModelManifest, files: Mapping[str, Path], out: Path
     _take_clip(network, encoder, clip, classifier_path)
     write_tensors(weights_of(network, encoder), out)
     _LOG.info('%s assembled: %s', manifest.name, out)
-
-
-def count_parameters(manifest: ModelManifest) -> dict[str, int]:
-    """Return how many numbers each part of a model has; no weights are needed.
-
-    Raises:
-        ManifestError: The manifest cannot be built.
-        WeightsError: The files that a text encoder brings are missing.
-    """
-    with torch.device('meta'):
-        network = build_network(manifest.generator, manifest.classifier)
-    parts: dict[str, nn.Module] = {
-        'generator': network.generator,
-        'classifier': nn.ModuleList([network.tower, network.head]),
-        'text_encoder': build_text_encoder(manifest.text_encoder),
-    }
-    return {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in parts.items()}
 
 
 def _layout(manifest: ModelManifest, part: str, known: tuple[str, ...]) -> str:
@@ -154,4 +136,4 @@ def _take_clip(network: SegmentationNetwork, encoder: TextEncoder, clip: ClipTen
     if isinstance(tower, FisaImageTower):
         tower.start_from_clip()
     with torch.no_grad():
-        head.logit_scale.copy_(clip.logit_scale.clamp(max=math.log(_MAX_LOGIT_SCALE)))
+        head.logit_scale.copy_(clip.logit_scale.clamp(max=math.log(CLIP_LOGIT_SCALE)))

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import yaml
 
 from fisa_ros.core.errors import ManifestError, WeightsError
 from fisa_ros.core.manifest import ModelManifest, file_sha256, verify_weights
+from fisa_ros.core.unfinished_file import unfinished_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def write_query_subset(
     Raises:
         ManifestError: The model has fewer queries, they are not known of its generator, or the manifest was not read
             from a file.
-        WeightsError: The weights are missing or do not fit.
+        WeightsError: The weights are missing or do not fit, or the new ones cannot be written.
     """
     queries = _queries_of(manifest)
     count = count_queries(manifest)
@@ -87,7 +87,7 @@ def write_query_subset(
         'generator': _with_number(manifest.generator, queries.number, num_masks),
     }
     path = folder / f'{manifest.name}.yaml'
-    aside = path.with_name(f'{path.name}.{os.getpid()}')
+    aside = unfinished_path(path)
     aside.write_text(yaml.safe_dump(document, sort_keys=False), encoding='utf-8')
     aside.replace(path)
     return path
@@ -106,10 +106,11 @@ def _write_weights(
     manifest: ModelManifest, path: Path, names: Sequence[str], count: int, frames: Sequence[NDArray[np.uint8]]
 ) -> None:
     # Here, for a variant that is there is found without them.
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
     import torch
 
     from fisa_ros.networks.load import load_network
+    from fisa_ros.networks.weights import write_tensors
 
     generator = load_network(manifest).eval().generator
     images = (torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255 for frame in frames)
@@ -117,10 +118,8 @@ def _write_weights(
         objectness = torch.stack([generator(image).objectness[0] for image in images]).mean(0)
     kept = sorted(objectness.argsort(descending=True, stable=True)[:count].tolist())
     tensors = load_file(manifest.weights.path)
-    tensors |= {name: tensors[name][kept].contiguous() for name in names}
-    aside = path.with_name(f'{path.name}.{os.getpid()}')
-    save_file(tensors, aside)
-    aside.replace(path)
+    tensors |= {name: tensors[name][kept] for name in names}
+    write_tensors(tensors, path)
 
 
 def _with_number(entry: Mapping[str, Any], keys: Sequence[str], number: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fisa_ros.core.errors import WeightsError
+from fisa_ros.core.unfinished_file import unfinished_path
 from fisa_ros.networks.text_encoder import TextEncoder
 
 # Begins the names of the text encoder's tensors, where it does not bring its own weights.
@@ -73,7 +74,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     Raises:
         WeightsError: The disk is full or the folder cannot be written; the old file stays.
     """
-    aside = path.with_name(path.name + '.tmp')
+    aside = unfinished_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.to(torch.device('cpu')).contiguous() for name, tensor in tensors.items()}, aside)
@@ -83,9 +84,10 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
             os.fsync(file.fileno())
         aside.replace(path)
     except (OSError, SafetensorError) as error:
+        raise WeightsError(f'weights {path} cannot be written: {error}') from error
+    finally:
         with suppress(OSError):
             aside.unlink()
-        raise WeightsError(f'weights {path} cannot be written: {error}') from error
 
 
 def _read(path: Path, *, is_text: bool) -> dict[str, Tensor]:

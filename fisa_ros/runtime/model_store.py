@@ -16,6 +16,7 @@ from fisa_ros.core.manifest import ModelManifest, file_sha256
 from fisa_ros.core.model_sources import ModelSource, SourceFile, source_files
 from fisa_ros.core.resources import models_dir
 from fisa_ros.core.weights_sum import note_sum
+from fisa_ros.runtime.engine_storage import try_lock, write_json
 
 RECORD_FILE = 'sources.json'
 _LOCK_FILE = '.lock'
@@ -122,9 +123,7 @@ def write_record(manifest: ModelManifest, record: ModelRecord) -> None:
     """
     path = model_folder(manifest) / RECORD_FILE
     document: dict[str, Any] = {'format': _FORMAT, 'model': manifest.name, **asdict(record)}
-    part = path.with_name(f'.{path.name}')
-    part.write_text(json.dumps(document, indent=1) + '\n', encoding='utf-8')
-    part.replace(path)
+    write_json(path, document)
 
 
 def are_sources_there(manifest: ModelManifest, record: ModelRecord) -> bool:
@@ -204,9 +203,7 @@ def locked(manifest: ModelManifest) -> Iterator[None]:
             f'{folder} cannot be made or written: {error.strerror}; FISA_ROS_MODELS names another folder for models'
         ) from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(file.fileno()):
             _LOG.info('another process is fetching %s: waiting for it', manifest.name)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

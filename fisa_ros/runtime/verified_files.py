@@ -9,6 +9,8 @@ import tempfile
 import time
 from typing import Any
 
+from fisa_ros.core.weights_sum import file_identity
+
 NOTES_FILE = '.verified.json'
 # A file that changes twice within a tick of the file system's clock looks the same after both.
 _SETTLED_NS = 2 * 10**9
@@ -55,8 +57,7 @@ def find_damaged(folder: Path, sums: Mapping[str, str]) -> dict[str, str]:
 
 
 def _note(path: Path, sha256: str) -> list[Any]:
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, sha256]
+    return [*file_identity(path), sha256]
 
 
 def _read_notes(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """EoMT as the `transformers` library saves it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -35,8 +36,8 @@ _FIELDS = (
     'num_labels',
 )
 # Of training: the masked attention is annealed to nothing, and the loss takes no part.
-_MASKED = 'attn_mask_probs'
-_LEFT_OUT = (_MASKED, 'criterion.')
+MASKED = 'attn_mask_probs'
+LEFT_OUT = (MASKED, 'criterion.')
 # What annealing leaves at its end, with room for rounding.
 _MAX_MASKED = 0.05
 
@@ -55,19 +56,28 @@ def eomt_tensors(path: Path, generator: EomtMaskGenerator) -> dict[str, Tensor]:
     differences = [] if config is None else config_differences(config, generator.model.config, _FIELDS)
     require_same(path, differences + normalisation_differences(path, generator.mean, generator.std))
     tensors = current_names(read_checkpoint(path), generator.model)
-    blocks = generator.model.config.num_blocks
-    if _MASKED in tensors:
-        # It has one number for each block that sees the queries, and says so where no settings do.
-        if (found := tensors[_MASKED].numel()) != blocks:
-            require_same(path, [f'num_blocks is {found}, the manifest says {blocks}'])
-        require_same(path, masked_attention_differences(tensors[_MASKED]))
+    require_same(path, masking_differences(tensors, generator.model.config.num_blocks))
     tell_of_scaling(path)
-    return {f'model.{name}': tensor for name, tensor in tensors.items() if not name.startswith(_LEFT_OUT)}
+    return {f'model.{name}': tensor for name, tensor in tensors.items() if not name.startswith(LEFT_OUT)}
 
 
-def masked_attention_differences(probabilities: Tensor) -> list[str]:
-    """Return a text if blocks still mask their attention, as during training, which the network does not."""
-    most = probabilities.max().item() if probabilities.numel() else 0.0
-    if most <= _MAX_MASKED:
+def masking_differences(tensors: Mapping[str, Tensor], num_blocks: int) -> list[str]:
+    """Return a text for each difference to the network that the masking of attention in training tells.
+
+    Args:
+        tensors: Those of the checkpoint. `MASKED`, if it is there, has a probability for each block that sees the
+            queries.
+        num_blocks: How many blocks of the network see them; none masks its attention.
+    """
+    if MASKED not in tensors:
         return []
-    return [f'masked attention is still on, with a probability of up to {most:g}, as in a training that has not ended']
+    probabilities, differences = tensors[MASKED], []
+    if (found := probabilities.numel()) != num_blocks:
+        differences.append(f'num_blocks is {found}, the manifest says {num_blocks}')
+    most = probabilities.max().item() if probabilities.numel() else 0.0
+    # NaN is not below it either.
+    if not most <= _MAX_MASKED:
+        differences.append(
+            f'masked attention is still on, with a probability of up to {most:g}, as in a training that has not ended'
+        )
+    return differences

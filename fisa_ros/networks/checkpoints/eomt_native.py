@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fisa_ros.core.errors import WeightsError
-from fisa_ros.networks.checkpoints.eomt import masked_attention_differences
+from fisa_ros.networks.checkpoints.eomt import LEFT_OUT, MASKED, masking_differences
 from fisa_ros.networks.checkpoints.read import read_checkpoint
 from fisa_ros.networks.checkpoints.settings import read_json, require_same
 from fisa_ros.networks.eomt_generator import EomtMaskGenerator
@@ -17,9 +17,6 @@ from fisa_ros.networks.eomt_generator import EomtMaskGenerator
 _PREFIX = 'network.'
 # A part that torch.compile wrapped.
 _COMPILED = '_orig_mod.'
-# Of training: the masked attention is annealed to nothing, and the loss takes no part.
-_MASKED = 'attn_mask_probs'
-_LEFT_OUT = (_MASKED, 'criterion.')
 # What the `config.json` beside a checkpoint says, as far as it changes what the network computes.
 _FIELDS = ('image_size', 'patch_size', 'num_queries', 'num_blocks', 'num_labels')
 _NORMALISATION = {'encoder.pixel_mean': 'mean', 'encoder.pixel_std': 'std'}
@@ -68,9 +65,7 @@ def eomt_native_tensors(path: Path, generator: EomtMaskGenerator) -> dict[str, T
         )
     require_same(path, _differences(path, tensors, generator))
     kept = {
-        name: tensor
-        for name, tensor in tensors.items()
-        if name not in _NORMALISATION and not name.startswith(_LEFT_OUT)
+        name: tensor for name, tensor in tensors.items() if name not in _NORMALISATION and not name.startswith(LEFT_OUT)
     }
     found: dict[str, Tensor] = {}
     for name, tensor in kept.items():
@@ -82,15 +77,15 @@ def _differences(path: Path, tensors: Mapping[str, Tensor], generator: EomtMaskG
     """Return a text for each difference to the generator that no shape of a weight shows."""
     config, document = generator.model.config, read_json(path, 'config.json') or {}
     found: dict[str, Any] = {field: document[field] for field in _FIELDS if field in document}
-    if _MASKED in tensors:
-        found['num_blocks'] = tensors[_MASKED].numel()
+    if MASKED in tensors:
+        # The weights themselves tell it.
+        found.pop('num_blocks', None)
     differences = [
         f'{field} is {value}, the manifest says {getattr(config, field)}'
         for field, value in found.items()
         if value != getattr(config, field)
     ]
-    if _MASKED in tensors:
-        differences += masked_attention_differences(tensors[_MASKED])
+    differences += masking_differences(tensors, config.num_blocks)
     for name, attribute in _NORMALISATION.items():
         wanted = generator.get_buffer(attribute).flatten()
         there = tensors[name].flatten() if name in tensors else wanted

@@ -1,10 +1,9 @@
 """Mask2Former with a Swin backbone as the `transformers` library saves it."""
 
 from pathlib import Path
-from typing import cast
 
-from torch import Tensor, nn
-from transformers import Mask2FormerConfig, PreTrainedModel
+from torch import Tensor
+from transformers import Mask2FormerConfig
 
 from fisa_ros.networks.checkpoints.read import read_checkpoint
 from fisa_ros.networks.checkpoints.settings import require_same
@@ -15,6 +14,7 @@ from fisa_ros.networks.checkpoints.transformers_files import (
     read_config,
     tell_of_scaling,
 )
+from fisa_ros.networks.mask2former_generator import Mask2FormerMaskGenerator
 
 # All that changes what the network computes; the others are of training.
 _FIELDS = (
@@ -54,7 +54,7 @@ _LEFT_OUT = ('criterion.',)
 _LEFT_OUT_ENDS = ('.relative_position_index', '.swin.layernorm.weight', '.swin.layernorm.bias')
 
 
-def mask2former_tensors(path: Path, generator: nn.Module) -> dict[str, Tensor]:
+def mask2former_tensors(path: Path, generator: Mask2FormerMaskGenerator) -> dict[str, Tensor]:
     """Read what the generator needs of a checkpoint, under the generator's names.
 
     Args:
@@ -64,16 +64,14 @@ def mask2former_tensors(path: Path, generator: nn.Module) -> dict[str, Tensor]:
     Raises:
         WeightsError: The checkpoint cannot be read, or its settings are not those of the manifest.
     """
-    model = cast('PreTrainedModel', generator.model)
+    model = generator.model
     config = read_config(path, Mask2FormerConfig)
     differences = []
     if config is not None:
         differences = config_differences(config, model.config, _FIELDS)
         backbones = config.backbone_config, model.config.backbone_config
         differences += config_differences(*backbones, _BACKBONE_FIELDS, 'backbone_config.')
-    require_same(
-        path, differences + normalisation_differences(path, generator.get_buffer('mean'), generator.get_buffer('std'))
-    )
+    require_same(path, differences + normalisation_differences(path, generator.mean, generator.std))
     tell_of_scaling(path)
     tensors = current_names(read_checkpoint(path), model)
     return {
