@@ -126,7 +126,7 @@ def _download(options: argparse.Namespace) -> dict[str, Any]:
     started = time.monotonic()
     manifest = load_manifest(options.model)
     if manifest.weights.path.is_file() and not are_assembled(manifest):
-        _LOG.info('%s has its weights beside its manifest: nothing to download', manifest.name)
+        _LOG.info('%s has weights of its own (%s): nothing to download', manifest.name, manifest.weights.path)
     elif manifest.sources:
         _fetch_and_assemble(manifest, options)
     else:
