@@ -27,7 +27,7 @@ from fisa_ros.training.adapt_stage import AdaptOptions, interpolate, tune, tuned
 from fisa_ros.training.adapted_model import write_adapted_model
 from fisa_ros.training.batches import training_batches, validation_batches
 from fisa_ros.training.frozen_views import FrozenView, Guard, freeze_views, vocabulary_tensors
-from fisa_ros.training.mask_scores import MaskScores, score_views, sure_views
+from fisa_ros.training.mask_scores import MaskScores, count_base_masks, score_views, sure_views
 from fisa_ros.training.processes import Processes
 from fisa_ros.training.pseudo_masks import SureRule
 from fisa_ros.training.settings import RunSettings
@@ -112,11 +112,12 @@ def adapt(request: AdaptRequest, run: RunSettings) -> Adaptation:
     """Adapt a model; its own files are only read.
 
     Raises:
-        DataError: Images or masks are missing, broken or hold nothing new, or no mask is sure enough.
+        DataError: Images or masks are missing, broken or hold nothing new, no mask is sure enough, or the folder cannot
+            be written.
         ImageError: An image cannot be read.
         ManifestError: There is no such model, or it is none of FISA's.
         VocabularyError: A new name breaks the rules or is in the base vocabulary.
-        WeightsError: The model's weights are missing or damaged.
+        WeightsError: The model's weights are missing or damaged, or the adapted ones cannot be written.
     """
     started = time.monotonic()
     manifest = load_manifest(request.model)
@@ -143,14 +144,17 @@ def adapt(request: AdaptRequest, run: RunSettings) -> Adaptation:
     train_views = views.augmented(part_of(site.dataset, tuned), request.views)
     test_views = views.to_measure(part_of(site.dataset, held or tuned))
     rehearsal_views, base_views = ([], test_views) if rehearsal is None else views.rehearsal(rehearsal)
-    base_truth = 'true masks of images kept out of the tuning'
-    if score_views(network, base_views, guard).base_masks < _MIN_BASE_MASKS:
-        base_truth = 'what the model was sure of before, on images kept out of the tuning'
+    is_apart = bool(held) if rehearsal is None else len(rehearsal) > 1
+    where = 'images kept out of the tuning' if is_apart else 'the images of the tuning themselves'
+    base_truth = f'true masks of {where}'
+    if count_base_masks(base_views, guard.new) < _MIN_BASE_MASKS:
+        base_truth = f'what the model was sure of before, on {where}'
         base_views = sure_views(base_views, [entry.id for entry in site.classes.base.classes])
     frozen_s = time.monotonic() - started
 
     def score() -> MaskScores:
-        return score_views(network, test_views, guard).with_base_of(score_views(network, base_views, guard))
+        own = score_views(network, test_views, guard)
+        return own if base_views is test_views else own.with_base_of(score_views(network, base_views, guard))
 
     names = {entry.id: list(entry.names) for entry in site.classes.vocabulary.classes}
     sampler = VocabularySampler(encoder, manifest.prompt_templates, NUM_SEMANTIC_TOKENS, names, list(names))

@@ -1,5 +1,6 @@
 """Opens the images that a model is adapted with, and parts them into those to tune with and those to measure on."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,11 +134,14 @@ def hold_out(dataset: PanopticDataset, new: frozenset[int], seed: int) -> tuple[
     """
     shown = [{segment.category_id for segment in record.segments} & new for record in dataset.records]
     wanted = max(1, round(len(dataset) * _HELD_OUT_SHARE)) if len(dataset) >= _MIN_IMAGES_TO_HOLD_OUT else 0
-    held: list[int] = []
+    left = Counter(number for numbers in shown for number in numbers)
+    held: set[int] = set()
     for index in np.random.default_rng([seed, 9]).permutation(len(dataset)).tolist():
-        rest = [numbers for other, numbers in enumerate(shown) if other != index and other not in held]
-        if len(held) < wanted and shown[index] and shown[index] <= set().union(*rest):
-            held.append(index)
+        if len(held) == wanted:
+            break
+        if shown[index] and all(left[number] > 1 for number in shown[index]):
+            held.add(index)
+            left.subtract(shown[index])
     return [index for index in range(len(dataset)) if index not in held], sorted(held)
 
 

@@ -16,7 +16,7 @@ from fisa_ros.training.frozen_views import FrozenView, Guard, ViewBatch, collate
 from fisa_ros.training.loop import TrainingStoppedError, train
 from fisa_ros.training.mask_accuracy import IGNORED
 from fisa_ros.training.settings import Phase, RunSettings
-from fisa_ros.training.simo import apply_simo
+from fisa_ros.training.simo import apply_simo, simo_parameters
 from fisa_ros.training.terms import Term
 from fisa_ros.training.vocabulary_sampler import VocabularySampler
 
@@ -175,6 +175,6 @@ def interpolate(
 
 def tuned_state(network: SegmentationNetwork) -> dict[str, Tensor]:
     """Return a copy of the weights that tuning changes."""
-    trained = {id(parameter) for parameter in apply_simo(network, TUNED_SETS)}
+    trained = {id(parameter) for parameter in simo_parameters(network, TUNED_SETS)}
     named = network.named_parameters()
     return {name: tensor.detach().clone() for name, tensor in named if id(tensor) in trained}

@@ -7,7 +7,7 @@ from safetensors import safe_open
 from torch import Tensor
 import yaml
 
-from fisa_ros.core.errors import DataError, ManifestError
+from fisa_ros.core.errors import ManifestError
 from fisa_ros.core.manifest import ModelManifest, file_sha256
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
 from fisa_ros.networks.text_encoder import TextEncoder
@@ -36,17 +36,15 @@ def write_adapted_model(
         classes: Names of the new classes.
 
     Raises:
-        DataError: The folder cannot be written.
+        DataError: The manifest cannot be written.
         ManifestError: `manifest` was not read from a file.
+        WeightsError: The weights cannot be written.
     """
     if manifest.path is None:
         raise ManifestError(f'model manifest {manifest.name!r} was not read from a file')
     document = yaml.safe_load(manifest.path.read_text(encoding='utf-8'))
     weights = folder / f'{name}.safetensors'
-    try:
-        write_tensors(_stored_as(weights_of(network, encoder), manifest.weights.path), weights)
-    except OSError as error:
-        raise DataError(f'{weights} cannot be written: {error}') from error
+    write_tensors(_stored_as(weights_of(network, encoder), manifest.weights.path), weights)
     # Where the weights of the first model came from says nothing about these.
     document.pop('sources', None)
     document |= {
@@ -67,6 +65,10 @@ def _stored_as(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     with safe_open(path, 'pt') as file:
         names = set(file.keys())
         for name, tensor in tensors.items():
-            narrow = tensor.to(file.get_tensor(name).dtype) if name in names else tensor
-            stored[name] = (narrow if narrow.to(tensor.dtype).equal(tensor) else tensor).clone()
+            if name in names:
+                # Nothing but the type is read of what has rows.
+                before = file.get_slice(name)[:0] if tensor.ndim else file.get_tensor(name)
+                narrow = tensor.to(before.dtype)
+                tensor = narrow if narrow.to(tensor.dtype).equal(tensor) else tensor
+            stored[name] = tensor.clone()
     return stored

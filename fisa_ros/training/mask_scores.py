@@ -75,6 +75,11 @@ def score_views(network: SegmentationNetwork, views: Sequence[FrozenView], guard
     )
 
 
+def count_base_masks(views: Sequence[FrozenView], new: frozenset[int]) -> int:
+    """Return how many true masks of base classes views have: on so many `score_views` measures these."""
+    return sum(number > 0 and number not in new for view in views for number in view.labels[view.is_true].tolist())
+
+
 def sure_views(views: Sequence[FrozenView], numbers: Sequence[int], min_probability: float = 0.6) -> list[FrozenView]:
     """Return views in which what the model was sure of before is the truth about base classes.
 

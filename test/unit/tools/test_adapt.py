@@ -86,6 +86,7 @@ def test_the_report_tells_what_was_measured(adapted):
     assert set(report['before']['per_class']) <= set(report['masks'])
     assert report['before']['new_masks'] == report['after']['new_masks'] > 0
     assert report['trials'][str(report['alpha'])] == report['after']
+    assert report['base_measured_on'].endswith(' images kept out of the tuning')
     page = cv2.imread(str(adapted / 'model' / 'tiny-site_before_after.png'))
     assert page.shape[1] == 3 * (480 + 6)
     assert page.std() > 20
@@ -106,6 +107,13 @@ def test_what_forgets_the_base_classes_is_not_saved(site, tmp_path):
     assert wild.report['base_drop'] > 0.01
     assert wild.manifest is None
     assert not (tmp_path / 'out').exists()
+
+
+def test_the_report_says_that_too_few_images_are_measured_on_too(tmp_path):
+    write_dataset(tmp_path, SimulationSettings('train', (160, 120), 1, style='warehouse'), 2, processes=1)
+    report = adapt(request(tmp_path, tmp_path / 'out', options=AdaptOptions(steps=1)), RunSettings(1)).report
+    assert report['held_out_images'] == []
+    assert report['base_measured_on'].endswith(' the images of the tuning themselves')
 
 
 def test_what_could_not_be_measured_is_not_saved(site, tmp_path, monkeypatch):
