@@ -8,10 +8,10 @@ from fisa_ros.core.results import Segment
 from fisa_ros.simulation.object_box import ObjectBox
 from fisa_ros.simulation.object_boxes import object_box
 from fisa_ros.simulation.opengl import mujoco
-from fisa_ros.simulation.room import SITES, STYLES, Room, make_room
+from fisa_ros.simulation.room import ALL_STYLES, Room, make_room
 from fisa_ros.simulation.scene import FIELD_OF_VIEW_DEG, Scene, build_scene
 
-SCENES = ('room', *STYLES, *SITES)
+SCENES = ('room', *ALL_STYLES)
 MIN_SEGMENT_SHARE = 2e-4
 _MAX_TURN_RAD_S = 0.7
 _PLACE_SPACING_M = 0.1

@@ -30,7 +30,7 @@ from fisa_ros.simulation.captions import image_caption, object_caption, shipped_
 from fisa_ros.simulation.categories import CATEGORIES, SITE_CATEGORIES
 from fisa_ros.simulation.frames import Frame, sequence_frames, view_frames
 from fisa_ros.simulation.render_journal import RenderJournal
-from fisa_ros.simulation.room import SITES, STYLES
+from fisa_ros.simulation.room import ALL_STYLES, SITES
 from fisa_ros.simulation.splits import FIRST_SEED, SPLITS, split_of
 
 MIN_SIZE, MAX_SIZE = 16, 4096
@@ -56,7 +56,7 @@ class SimulationSettings:
         rate_hz: Frames per second of sequences of a moving camera; None for independent views.
         shadow_share: Share of the rooms that are lit with shadows, in [0, 1].
         with_depth: Whether depth images are written.
-        style: Of all rooms, one of `STYLES` or `SITES`; None draws one of `STYLES` for each.
+        style: Of all rooms, one of `ALL_STYLES`; None draws one for each that is not in `SITES`.
 
     Raises:
         DataError: A value is out of its range.
@@ -82,8 +82,8 @@ class SimulationSettings:
             raise DataError(f'rate must be in [0.1, 1000] Hz, got {self.rate_hz}')
         if not 0 <= self.shadow_share <= 1:
             raise DataError(f'share of shadows must be in [0, 1], got {self.shadow_share}')
-        if self.style is not None and self.style not in (*STYLES, *SITES):
-            raise DataError(f'style must be one of {", ".join((*STYLES, *SITES))}, got {self.style!r}')
+        if self.style is not None and self.style not in ALL_STYLES:
+            raise DataError(f'style must be one of {", ".join(ALL_STYLES)}, got {self.style!r}')
 
     def file_stem(self, index: int) -> str:
         """Return the file name, without ending, of the image with 0-based number `index` in the set."""

@@ -24,6 +24,7 @@ from fisa_ros.simulation.splits import SplitGenerator, split_of
 STYLES = ('home', 'office', 'workshop')
 SITES = ('warehouse',)
 """Styles that are not drawn: only who asks for them gets them. They have objects that no other style has."""
+ALL_STYLES = (*STYLES, *SITES)
 _CLEARANCE_M = 0.12
 
 _WEIGHTS: dict[str, dict[str, float]] = {
@@ -259,14 +260,13 @@ def make_room(seed: int, style: str | None = None) -> Room:
 
     Args:
         seed: Any non-negative number.
-        style: One of `STYLES` or `SITES`, or None to draw one of `STYLES`.
+        style: One of `ALL_STYLES`, or None to draw one of `STYLES`.
 
     Raises:
         ValueError: `style` is none of them.
     """
-    known = (*STYLES, *SITES)
-    if style is not None and style not in known:
-        raise ValueError(f'style must be one of {", ".join(known)}, got {style!r}')
+    if style is not None and style not in ALL_STYLES:
+        raise ValueError(f'style must be one of {", ".join(ALL_STYLES)}, got {style!r}')
     rng = np.random.default_rng(seed)
     looks = SplitGenerator([seed, 1], split_of(seed))
     style = style or STYLES[int(rng.choice(3, p=(0.45, 0.3, 0.25)))]

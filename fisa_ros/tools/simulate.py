@@ -11,7 +11,7 @@ import sys
 import time
 
 from fisa_ros.core.errors import FisaError
-from fisa_ros.simulation.room import SITES, STYLES
+from fisa_ros.simulation.room import ALL_STYLES, SITES
 from fisa_ros.simulation.splits import SPLITS
 
 
@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     kind.add_argument('--sequences', type=int, help='number of sequences of a moving camera, each in a room of its own')
     parser.add_argument(
         '--style',
-        choices=(*STYLES, *SITES),
+        choices=ALL_STYLES,
         help=f'of all rooms (default: any but {", ".join(SITES)}, which has objects that no shipped model knows)',
     )
     parser.add_argument('--views-per-room', type=int, default=4, help='of independent views (default: 4)')

@@ -105,8 +105,8 @@ def _print_estimate(recipe: 'Recipe', *, is_json: bool) -> None:
         return
     print(f'{estimate.trained_parameters:,} of {estimate.parameters:,} parameters learn')
     print(
-        f'an image takes {estimate.image_gflop:.0f} GFLOP, with cached masks {estimate.cached_image_gflop:.0f} '
-        f'(generator {estimate.generator_gflop:.0f}; classifier, forward and backward, {estimate.classifier_gflop:.0f})'
+        f'an image takes {estimate.image_gflop:.0f} GFLOP, with cached masks {estimate.classifier_gflop:.0f} '
+        f'(the classifier, forward and backward; generator {estimate.generator_gflop:.0f})'
     )
     print(
         f'memory: {estimate.fixed_mb / 1e3:.1f} GB, and {estimate.image_mb / 1e3:.2f} GB for each image of a batch, '

@@ -39,9 +39,9 @@ class TrainingEstimate:
         parameters: All parameters of the network.
         trained_parameters: Those that learn.
         generator_gflop: 10^9 operations of the generator for one image, forward.
-        classifier_gflop: Those of the classifier for one image, forward and backward, by the share of predicted masks.
+        classifier_gflop: Those of the classifier for one image, forward and backward, by the share of predicted masks;
+            with masks from a cache, all of an image.
         image_gflop: Those of one image in training, with the generator run in the steps that need it.
-        cached_image_gflop: The same with the generator's masks from a cache.
         fixed_mb: 10^6 bytes of weights, their gradients, the optimiser's and what autocast keeps of them.
         image_mb: 10^6 bytes of activations of one image that wait for the backward pass.
         images: Images of all steps.
@@ -52,7 +52,6 @@ class TrainingEstimate:
     generator_gflop: float
     classifier_gflop: float
     image_gflop: float
-    cached_image_gflop: float
     fixed_mb: float
     image_mb: float
     images: int
@@ -61,7 +60,7 @@ class TrainingEstimate:
         """Return the hours of one of `GPUS` at `UTILISATION` of its data sheet."""
         peak = known_gpu_peak(gpu)
         assert peak is not None
-        gflop = self.cached_image_gflop if is_cached else self.image_gflop
+        gflop = self.classifier_gflop if is_cached else self.image_gflop
         return self.images * gflop / (peak.gflops * UTILISATION) / 3600
 
 
@@ -83,23 +82,22 @@ def estimate_training(recipe: Recipe) -> TrainingEstimate:
         network.to_empty(device='cpu')
         trained = apply_simo(network, options.simo)
         size = recipe.phases[0].size
-        with torch.no_grad():
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
             masks = network.generator(torch.empty(1, 3, size, size)).mask_logits.shape[1]
-            generator = _flop(lambda: network.generator(torch.empty(1, 3, size, size)))
+        generator = counter.get_total_flops()
         step = _ClassifierStep(network, size, recipe.precision != 'fp32')
         predicted, true = (_flop(functools.partial(step.run, 1, count)) for count in (masks, _TRUE_MASKS))
         one, two = (step.saved_bytes(images, masks) for images in (1, 2))
     parameters = list(network.parameters())
     share = options.predicted_share
     classifier = share * predicted + (1 - share) * true
-    weight_bytes = 4 * (sum(entry.numel() for entry in parameters) + _COPIES * _numel(trained))
+    weight_bytes = 4 * (_numel(parameters) + _COPIES * _numel(trained))
     return TrainingEstimate(
         parameters=_numel(parameters),
         trained_parameters=_numel(trained),
         generator_gflop=generator / 1e9,
         classifier_gflop=classifier / 1e9,
         image_gflop=(classifier + share * generator) / 1e9,
-        cached_image_gflop=classifier / 1e9,
         fixed_mb=(weight_bytes + max(0, 2 * one - two)) / 1e6,
         image_mb=(two - one) / 1e6,
         images=sum(phase.batch_size * phase.steps for phase in recipe.phases),

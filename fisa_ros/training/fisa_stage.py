@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate import PartialState
-from accelerate.utils import gather_object
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -139,15 +137,15 @@ class _HiddenWords(nn.Module):
         self.reconstruction = SemanticReconstruction(width, text_dim, inner=_FISER_WIDTH, heads=_FISER_HEADS)
         self.cycle = HiddenWordCycle(len(categories))
         self.categories = list(categories)
+        self.processes = Processes()
 
     def choose(self, categories: list[Tensor], vocabulary: SampledVocabulary) -> Tensor:
         """Return `(B,)` int64 rows of the words to hide, `NOTHING_HIDDEN` where an image shows none of them."""
         named = [category if category in vocabulary.category_ids else NOTHING_HIDDEN for category in self.categories]
         shown = [[category in entry.tolist() for category in named] for entry in categories]
         # Every process chooses for the whole batch, else their counts would drift apart.
-        state = PartialState()
-        everyones = gather_object(shown) if state.num_processes > 1 else shown
-        chosen = self.cycle.choose(torch.tensor(everyones))[state.process_index * len(shown) :][: len(shown)]
+        everyones = [row for part in self.processes.gather(shown) for row in part]
+        chosen = self.cycle.choose(torch.tensor(everyones))[self.processes.rank * len(shown) :][: len(shown)]
         rows = [vocabulary.category_ids.index(named[word]) if word >= 0 else NOTHING_HIDDEN for word in chosen.tolist()]
         return torch.tensor(rows, device=categories[0].device)
 

@@ -33,7 +33,7 @@ from fisa_ros.training.checkpoint import write_atomically
 from fisa_ros.training.processes import Processes
 from fisa_ros.training.settings import Precision
 
-_FORMAT = 2
+_FORMAT = 3
 _SHARD_IMAGES = 256
 _BATCH = 8
 _COMPRESSION = 6
@@ -91,34 +91,16 @@ class MaskCache:
             DataError: The file is damaged.
         """
         side = self._key.size // MASK_STRIDE
-        try:
-            bits = np.frombuffer(zlib.decompress(self._tensor(index, 'masks').tobytes()), np.uint8)
-            return np.unpackbits(bits, count=self._key.kept * side * side).reshape(self._key.kept, side, side)
-        except (zlib.error, ValueError) as error:
-            raise self._damaged(index, error) from error
-
-    def objectness(self, index: int) -> NDArray[np.float32]:
-        """Return `(N,)` float32 in [0, 1] of the masks of one record.
-
-        Raises:
-            DataError: The file is damaged.
-        """
-        return self._tensor(index, 'objectness').astype(np.float32)
-
-    def _tensor(self, index: int, kind: str) -> NDArray[np.generic]:
         path = _shard_path(self._folder, index // self._key.shard_images)
         try:
             file: Any = self._open(path)
-            tensor: NDArray[np.generic] = file.get_tensor(f'{self._image_ids[index]}.{kind}')
-        except (OSError, SafetensorError) as error:
-            raise self._damaged(index, error) from error
-        return tensor
-
-    def _damaged(self, index: int, error: Exception) -> DataError:
-        path = _shard_path(self._folder, index // self._key.shard_images)
-        return DataError(
-            f'{path} is damaged at image {self._image_ids[index]} ({error}): delete it, the next run makes it anew'
-        )
+            packed = file.get_tensor(str(self._image_ids[index])).tobytes()
+            bits = np.frombuffer(zlib.decompress(packed), np.uint8)
+            return np.unpackbits(bits, count=self._key.kept * side * side).reshape(self._key.kept, side, side)
+        except (OSError, SafetensorError, zlib.error, ValueError) as error:
+            raise DataError(
+                f'{path} is damaged at image {self._image_ids[index]} ({error}): delete it, the next run makes it anew'
+            ) from error
 
 
 def open_mask_cache(
@@ -150,12 +132,13 @@ def open_mask_cache(
     """
     processes = Processes()
     maker = _Maker(generator, dataset, size, processes.device, processes.autocast_type(precision), loaders)
-    sample = maker.encode(range(min(_BATCH, len(dataset))), kept)
+    first_images = range(min(_BATCH, len(dataset)))
+    first_masks = maker.masks(first_images, kept)
     image_ids = dataset.image_ids
     key = CacheKey(
         generator=_weights_sum(generator),
         size=size,
-        kept=len(sample[f'{image_ids[0]}.objectness']),
+        kept=first_masks.shape[1],
         precision=str(maker.autocast_type).removeprefix('torch.'),
         truth=file_sha256(dataset.path) if dataset.path.is_file() else str(dataset.path.resolve()),
         images=_images_sum(dataset),
@@ -168,14 +151,15 @@ def open_mask_cache(
     # All must have looked before the first file is written, or their shares would differ.
     processes.wait()
     if missing:
+        sample = maker.encode(first_images, first_masks)
         _check_space(own, key, sample, min(len(image_ids), len(missing) * key.shard_images), is_main=processes.is_main)
         share = missing[processes.rank :: processes.world_size]
         for number in tqdm(share, 'masks', unit=' files', disable=not processes.is_main):
             first = number * key.shard_images
-            content: dict[str, NDArray[np.generic]] = {}
+            content: dict[str, NDArray[np.uint8]] = {}
             for start in range(first, min(first + key.shard_images, len(dataset)), _BATCH):
-                stop = min(start + _BATCH, first + key.shard_images, len(dataset))
-                content |= maker.encode(range(start, stop), kept)
+                indices = range(start, min(start + _BATCH, first + key.shard_images, len(dataset)))
+                content |= maker.encode(indices, maker.masks(indices, kept))
             written = functools.partial(_write, save(content, {_KEY_NAME: key.digest}))
             write_atomically(_shard_path(own, number), written)
         processes.wait()
@@ -194,8 +178,8 @@ class _Maker:
     loaders: int
 
     @torch.no_grad()
-    def encode(self, indices: range, kept: int) -> dict[str, NDArray[np.generic]]:
-        """Return the compressed masks and the objectness of images, by id and kind.
+    def masks(self, indices: range, kept: int) -> NDArray[np.bool_]:
+        """Return `(B, N, S/4, S/4)` masks of images, those of highest objectness first.
 
         Raises:
             DataError: They are not a number.
@@ -215,16 +199,15 @@ class _Maker:
             )
         best = objectness.sort(dim=1, descending=True, stable=True).indices[:, :kept]
         side = self.size // MASK_STRIDE
-        masks = (proposals.mask_logits.gather(1, best[:, :, None, None].expand(-1, -1, side, side)) > 0).cpu().numpy()
-        scores = objectness.gather(1, best).cpu().numpy()
+        chosen = proposals.mask_logits.gather(1, best[:, :, None, None].expand(-1, -1, side, side))
+        masks: NDArray[np.bool_] = (chosen > 0).cpu().numpy()
+        return masks
+
+    def encode(self, indices: range, masks: NDArray[np.bool_]) -> dict[str, NDArray[np.uint8]]:
+        """Return the compressed masks of images, by id."""
         with ThreadPoolExecutor(self.loaders) as packers:
             packed = list(packers.map(_packed, masks))
-        encoded: dict[str, NDArray[np.generic]] = {}
-        for index, bits, score in zip(indices, packed, scores, strict=True):
-            image_id = self.dataset.records[index].image_id
-            encoded[f'{image_id}.masks'] = bits
-            encoded[f'{image_id}.objectness'] = score.copy()
-        return encoded
+        return {str(self.dataset.records[index].image_id): bits for index, bits in zip(indices, packed, strict=True)}
 
     def _image(self, index: int) -> Tensor:
         return stretched_image(self.dataset.image(index), self.size)
@@ -266,21 +249,21 @@ def _is_whole(folder: Path, number: int, key: CacheKey, image_ids: Sequence[Imag
         with safe_open(_shard_path(folder, number), 'np') as file:
             names = set(file.keys())
             return (file.metadata() or {}).get(_KEY_NAME) == key.digest and all(
-                f'{image_id}.{kind}' in names for image_id in wanted for kind in ('masks', 'objectness')
+                str(image_id) in names for image_id in wanted
             )
     except (OSError, SafetensorError):
         return False
 
 
 def _check_space(
-    folder: Path, key: CacheKey, sample: Mapping[str, NDArray[np.generic]], images: int, *, is_main: bool
+    folder: Path, key: CacheKey, sample: Mapping[str, NDArray[np.uint8]], images: int, *, is_main: bool
 ) -> None:
     """Log what will be written, from a few images.
 
     Raises:
         DataError: It is more than the disk has free.
     """
-    per_image = sum(tensor.nbytes for tensor in sample.values()) / (len(sample) / 2)
+    per_image = sum(tensor.nbytes for tensor in sample.values()) / len(sample)
     wanted = per_image * images
     free = shutil.disk_usage(folder).free
     if is_main:

@@ -121,7 +121,7 @@ def test_an_estimate_trains_nothing(monkeypatch, capsys):
     assert main(['--recipe', 'tiny-fisa', '--estimate', '--json']) == 0
     found = json.loads(capsys.readouterr().out)
     assert found['images'] == 1600 * 8
-    assert found['cached_image_gflop'] < found['image_gflop']
+    assert found['classifier_gflop'] < found['image_gflop']
     assert set(found['gpu_hours']['RTX 4090']) == {'with_cache', 'without_cache'}
 
 

@@ -1,4 +1,7 @@
-"""A small model of the kind of fisa-s, COCO in miniature, and a recipe for both; as a script it is `tools.train`."""
+"""Tiny parts; a small model of the kind of fisa-s, COCO in miniature, and a recipe for both.
+
+As a script it is `tools.train`.
+"""
 
 import json
 import sys
@@ -15,6 +18,14 @@ from fisa_ros.networks.random_model import write_random_model
 
 SIZE, TOWER_SIZE = 64, 48
 NAME = 'small-fisa'
+TINY_GENERATOR = {
+    'type': 'tiny', 'image_size': SIZE, 'num_queries': 6, 'channels': [8, 16, 32], 'blocks': [0, 0, 1], 'heads': 2,
+    'encoder_blocks': 1, 'query_blocks': 1, 'mask_channels': 8,
+}  # fmt: skip
+TINY_CLASSIFIER = {
+    'type': 'tiny', 'image_size': SIZE, 'text_dim': 16, 'width': 32, 'layers': 2, 'heads': 2,
+    'stem_channels': [8, 16, 32], 'stem_blocks': [0, 0, 1], 'seve_blocks': 1, 'seve_width': 16, 'merge_size': 32,
+}  # fmt: skip
 _CLIP = {
     'embed_dim': 32,
     'vision_cfg': {'image_size': 32, 'layers': 3, 'width': 64, 'head_width': 32, 'patch_size': 8},

@@ -5,6 +5,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 import torch
 from torch import nn
 
@@ -21,15 +22,7 @@ from fisa_ros.training.mask_cache import open_mask_cache
 from fisa_ros.training.settings import Phase, RunSettings
 from fisa_ros.training.vocabulary_sampler import VocabularySampler
 
-SIZE = 64
-GENERATOR = {
-    'type': 'tiny', 'image_size': SIZE, 'num_queries': 6, 'channels': [8, 16, 32], 'blocks': [0, 0, 1], 'heads': 2,
-    'encoder_blocks': 1, 'query_blocks': 1, 'mask_channels': 8,
-}  # fmt: skip
-CLASSIFIER = {
-    'type': 'tiny', 'image_size': SIZE, 'text_dim': 16, 'width': 32, 'layers': 2, 'heads': 2,
-    'stem_channels': [8, 16, 32], 'stem_blocks': [0, 0, 1], 'seve_blocks': 1, 'seve_width': 16, 'merge_size': 32,
-}  # fmt: skip
+from .small_fisa import SIZE, TINY_CLASSIFIER, TINY_GENERATOR
 
 
 class HardMasks(nn.Module):
@@ -37,7 +30,7 @@ class HardMasks(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.generator = build_generator(GENERATOR)
+        self.generator = build_generator(TINY_GENERATOR)
 
     def forward(self, image):
         logits, objectness = self.generator(image)
@@ -74,7 +67,6 @@ def test_kept_masks_are_the_generators_best(toy_dataset, generator, kept):
     for index, logits, objectness in zip(batch.indices, *generator(batch.images), strict=True):
         best = objectness.argsort(descending=True, stable=True)[:4]
         assert np.array_equal(kept.masks(index), (logits[best] > 0).numpy())
-        assert np.array_equal(kept.objectness(index), objectness[best].numpy())
         assert 0 < kept.masks(index).mean() < 1
 
 
@@ -94,7 +86,7 @@ def test_training_from_the_cache_is_training_with_the_generator_where_nothing_is
     states = []
     for cache in (None, tmp_path / 'cache'):
         torch.manual_seed(1)
-        network = build_network(GENERATOR, CLASSIFIER)
+        network = build_network(TINY_GENERATOR, TINY_CLASSIFIER)
         network.generator = generator
         sampler = VocabularySampler(Letters(), ['{}'], 4, names, list(names))
         # All masks, in the order of their objectness or not: each is a mask of its own.
@@ -105,7 +97,7 @@ def test_training_from_the_cache_is_training_with_the_generator_where_nothing_is
             network, sampler, [], toy_dataset, toy_dataset, [Phase(SIZE, 2, 4, 1e-2)], folder, 5, options, run
         )  # fmt: skip
         states.append(load_trained(folder))
-    start = build_network(GENERATOR, CLASSIFIER)
+    start = build_network(TINY_GENERATOR, TINY_CLASSIFIER)
     moved = states[0]['network.head.void_embedding'] - start.head.void_embedding
     assert moved.abs().max() > 1e-3
     for name, tensor in states[0].items():
@@ -220,7 +212,7 @@ def test_other_images_with_the_same_ids_have_masks_of_their_own(toy_dataset, toy
 
 def test_damaged_files_are_named(toy_dataset, generator, kept, tmp_path):
     (path,) = files(tmp_path)
-    packed = kept._tensor(2, 'masks').tobytes()
+    packed = load_file(path)['2'].tobytes()
     damaged = bytearray(packed)
     damaged[len(packed) // 2] ^= 1
     path.write_bytes(path.read_bytes().replace(packed, damaged))

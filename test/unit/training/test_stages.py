@@ -18,21 +18,16 @@ from fisa_ros.training.recipe import load_recipe
 from fisa_ros.training.settings import Phase, RunSettings
 from fisa_ros.training.stages import load_clip, open_split, run_stage, write_untuned_model
 
-SIZE = 64
-GENERATOR = {
-    'type': 'tiny', 'image_size': SIZE, 'num_queries': 6, 'channels': [8, 16, 32], 'blocks': [0, 0, 1], 'heads': 2,
-    'encoder_blocks': 1, 'query_blocks': 1, 'mask_channels': 8,
-}  # fmt: skip
-CLASSIFIER = {
-    'type': 'tiny', 'image_size': SIZE, 'text_dim': 384, 'width': 32, 'layers': 2, 'heads': 2,
-    'stem_channels': [8, 16, 32], 'stem_blocks': [0, 0, 1], 'seve_blocks': 1, 'seve_width': 16, 'merge_size': 32,
-}  # fmt: skip
+from .small_fisa import SIZE, TINY_CLASSIFIER, TINY_GENERATOR
+
+# As wide as the text encoder that is shipped.
+CLASSIFIER = {**TINY_CLASSIFIER, 'text_dim': 384}
 
 
 def recipe(stage, **options):
     phases = (Phase(SIZE, 2, 3, 1e-2),)
     shipped = load_recipe(f'tiny-{stage}')
-    parts = {'generator': GENERATOR, 'classifier': CLASSIFIER, 'options': options}
+    parts = {'generator': TINY_GENERATOR, 'classifier': CLASSIFIER, 'options': options}
     return replace(shipped, phases=phases, initial=None, precision='fp32', **parts)
 
 
@@ -163,7 +158,7 @@ def test_an_untuned_model_is_clip_itself(trained, tmp_path):
     network = build_network(manifest.generator, manifest.classifier)
     load_weights(network, manifest.weights.path)
     assert network.tower.regions == 'values'
-    other = build_network(GENERATOR, CLASSIFIER)
+    other = build_network(TINY_GENERATOR, CLASSIFIER)
     load_clip(other, trained / 'clip')
     image = torch.rand(1, 3, SIZE, SIZE)
     torch.testing.assert_close(
