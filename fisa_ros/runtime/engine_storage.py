@@ -1,4 +1,4 @@
-"""Files of the caches of engines and weights: whole or absent, locked between processes, and errors that say what to do."""
+"""Files of the caches of engines and weights: whole or absent, locked, and errors that say what to do."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
