@@ -54,7 +54,7 @@ class FrameRunner:
     """Encoder and head behind one another: an image goes up, a map of segments comes back.
 
     The encoder, whose shapes are fixed, is recorded once and repeated; the head, whose shapes follow the vocabulary,
-    is called. Only one thread may use it.
+    is recorded anew for each. Only one thread may use it.
 
     Args:
         encoder: The encoder, on the device of the queue.
@@ -63,7 +63,7 @@ class FrameRunner:
         queue: Where the work runs.
 
     Attributes:
-        is_recorded: Whether the encoder is repeated instead of called anew for each frame.
+        is_recorded: Whether the encoder, and with it the head, is repeated instead of called anew for each frame.
     """
 
     @torch.inference_mode()
@@ -82,7 +82,11 @@ class FrameRunner:
                 'semantic_tokens': torch.zeros(NUM_SEMANTIC_TOKENS, head.void_embedding.shape[0], device=device),
                 'token_mask': torch.zeros(NUM_SEMANTIC_TOKENS, dtype=torch.bool, device=device),
             }
-            self._encode, self.is_recorded = self._recorded()
+            self._encode, self.is_recorded = self._recorded(self._call_encoder, 'encoder')
+            # The tensors into which the encoder is repeated.
+            self._encoded = self._encode()
+        self._repeat_head: Callable[[], tuple[Tensor, ...]] | None = None
+        self._temperature = head.temperature
 
     def segment(self, image: NDArray[np.uint8], state: VocabularyState, thresholds: Thresholds) -> RawSegmentation:
         """See `Backend.segment`."""
@@ -113,24 +117,33 @@ class FrameRunner:
         self._set_words(inputs)
         return self._download(self._run(inputs['image'], inputs['thresholds']))
 
-    def _recorded(self) -> tuple[Callable[[], tuple[Tensor, ...]], bool]:
+    def _recorded(
+        self, call: Callable[[], tuple[Tensor, ...]], name: str
+    ) -> tuple[Callable[[], tuple[Tensor, ...]], bool]:
         for _ in range(_WARM_UP_RUNS):
-            self._call_encoder()
+            call()
         self._queue.wait()
         try:
-            return self._queue.record(self._call_encoder), True
+            return self._queue.record(call), True
         except RuntimeError as error:
             reason = str(error).partition('\n')[0]
-            _LOG.warning('the encoder cannot be recorded and is called for each frame, which is slower: %s', reason)
-            return self._call_encoder, False
+            _LOG.warning('the %s cannot be recorded and is called for each frame, which is slower: %s', name, reason)
+            return call, False
 
     def _call_encoder(self) -> tuple[Tensor, ...]:
         inputs = (self._on_device[name] for name in ('image', *_TOKENS))
         encoded: tuple[Tensor, ...] = self._encoder(*inputs)
         return encoded
 
+    def _call_head(self) -> tuple[Tensor, ...]:
+        segmented: tuple[Tensor, ...] = self._head(*self._encoded, *self._words, self._on_device['thresholds'])
+        return segmented
+
     def _use_words(self, state: VocabularyState) -> None:
-        if state is not self._state:
+        # A record holds the temperature as a constant.
+        if state is not self._state or self._head.head.temperature != self._temperature:
+            # Words that go up only in part, for want of memory, belong to no state.
+            self._state = None
             self._set_words({name: getattr(state, name) for name in (*_TOKENS, *_WORDS)})
             self._state = state
 
@@ -140,6 +153,11 @@ class FrameRunner:
             for name in _TOKENS:
                 self._on_device[name].copy_(torch.from_numpy(arrays[name]))
             self._words = [torch.from_numpy(arrays[name]).to(self._queue.device) for name in _WORDS]
+            if self.is_recorded:
+                # Freed before the next one takes memory.
+                self._repeat_head = None
+                self._repeat_head, _ = self._recorded(self._call_head, 'head')
+        self._temperature = self._head.head.temperature
 
     @torch.inference_mode()
     def _run(
@@ -158,11 +176,11 @@ class FrameRunner:
                 np.copyto(host.numpy(), values, casting='no')
                 device.copy_(host, non_blocking=True)
             end('upload')
-            encoded = self._encode()
+            self._encoded = self._encode()
             end('encoder')
-            segmented = self._head(*encoded, *self._words, self._on_device['thresholds'])
+            segmented = self._call_head() if self._repeat_head is None else self._repeat_head()
             end('head')
-        return dict(zip((*ENCODER_OUTPUTS, *HEAD_OUTPUTS), (*encoded, *segmented), strict=True))
+        return dict(zip((*ENCODER_OUTPUTS, *HEAD_OUTPUTS), (*self._encoded, *segmented), strict=True))
 
     @torch.inference_mode()
     def _download(self, tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:

@@ -28,13 +28,15 @@ class HostQueue:
 
     def __init__(self, error=None):
         self.error = error
-        self.depth = self.waits = self.replays = 0
+        self.depth = self.waits = self.replays = self.records = 0
 
     @contextmanager
     def active(self):
         self.depth += 1
-        yield
-        self.depth -= 1
+        try:
+            yield
+        finally:
+            self.depth -= 1
 
     def host_tensor(self, shape, dtype):
         return torch.empty(tuple(shape), dtype=dtype)
@@ -43,6 +45,7 @@ class HostQueue:
         assert self.depth == 1
         if self.error:
             raise self.error
+        self.records += 1
         static = tuple(tensor.clone() for tensor in work())
 
         def replay():
@@ -97,7 +100,9 @@ def test_every_frame_and_vocabulary_gives_what_the_network_gives(runner, queue, 
             labelled += np.count_nonzero(ours.query_map)
     assert labelled
     assert runner.is_recorded
-    assert queue.replays == 12
+    # Encoder and head of 12 frames; the encoder once more, for what the head is recorded behind.
+    assert queue.replays == 25
+    assert queue.records == 7
     assert queue.depth == 0
 
 
@@ -129,6 +134,48 @@ def test_words_go_up_only_when_they_change(runner, toy_state, monkeypatch):
     for state in (toy_state, toy_state, other, other, toy_state):
         runner.segment(toy_frames(1)[0], state, THRESHOLDS)
     assert len(sets) == 3
+
+
+def test_a_new_temperature_counts_at_once(runner, toy_manifest, toy_state, toy_segmenter, monkeypatch):
+    frame = toy_frames(1)[0]
+    before = runner.segment(frame, toy_state, THRESHOLDS)
+    for head in (runner._head.head, toy_segmenter.backend._network.head):
+        monkeypatch.setattr(head, 'temperature', 0.3)
+    after = runner.segment(frame, toy_state, THRESHOLDS)
+    assert_same(after, toy_segmenter.backend.segment(frame, toy_state, THRESHOLDS))
+    assert np.abs(after.score - before.score).max() > 0.01
+
+
+def test_words_that_went_up_in_part_are_sent_again(runner, queue, toy_state, toy_segmenter, monkeypatch):
+    frame, other = toy_frames(1)[0], vocabulary_of(9, 2)
+    runner.segment(frame, toy_state, THRESHOLDS)
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, '_recorded', lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError('full')))
+        with pytest.raises(torch.OutOfMemoryError):
+            runner.segment(frame, other, THRESHOLDS)
+    for state in (toy_state, other):
+        assert_same(runner.segment(frame, state, THRESHOLDS), toy_segmenter.backend.segment(frame, state, THRESHOLDS))
+
+
+class HeadlessQueue(HostQueue):
+    """Records the first work alone, which is the encoder."""
+
+    def record(self, work):
+        if self.records:
+            raise RuntimeError('operation not permitted')
+        return super().record(work)
+
+
+def test_a_head_that_cannot_be_recorded_is_called(network, toy_manifest, toy_state, toy_segmenter, caplog):
+    with caplog.at_level(logging.WARNING, 'fisa_ros.torch'):
+        runner = FrameRunner(network, network.head, toy_manifest.image_size_hw, HeadlessQueue())
+        for frame in toy_frames(2):
+            expected = toy_segmenter.backend.segment(frame, toy_state, THRESHOLDS)
+            assert_same(runner.segment(frame, toy_state, THRESHOLDS), expected)
+    assert runner.is_recorded
+    assert [record.getMessage() for record in caplog.records] == [
+        'the head cannot be recorded and is called for each frame, which is slower: operation not permitted'
+    ]
 
 
 def test_the_gate_leaves_no_words_behind(runner, gate, toy_state, toy_segmenter):

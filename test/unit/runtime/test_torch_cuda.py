@@ -123,6 +123,16 @@ def test_words_may_change_after_the_recording(gpu_backend, toy_segmenter):
 
 
 @pytest.mark.gpu
+def test_new_words_leave_no_memory_behind(gpu_backend):
+    frame, free = toy_frames(1)[0], []
+    for classes in [*range(300, 340), *range(300, 340)]:
+        gpu_backend.segment(frame, vocabulary_of(classes, 2), THRESHOLDS)
+        free.append(torch.cuda.mem_get_info()[0])
+    # Other programs may use the GPU too; what is recorded anew for each vocabulary has tens of MiB.
+    assert free[39] - free[-1] < 32 << 20
+
+
+@pytest.mark.gpu
 def test_a_frame_is_not_that_before_it(gpu_backend, toy_state):
     frames = toy_frames(3)
     alone = [gpu_backend.segment(frame, toy_state, THRESHOLDS).score for frame in frames]
