@@ -13,6 +13,7 @@ import yaml
 from fisa_ros.core.errors import ManifestError, WeightsError
 from fisa_ros.core.manifest_reader import ManifestReader
 from fisa_ros.core.model_sources import ModelSource, read_sources
+from fisa_ros.core.placement import BLACK_RGB, RESIZE_KINDS, STRETCH, Resize
 from fisa_ros.core.resources import models_dir, share_dir
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.core.weights_sum import note_sum, noted_sum
@@ -20,11 +21,14 @@ from fisa_ros.core.weights_sum import note_sum, noted_sum
 _MAX_SIDE = 4096
 # What tuning makes of CLIP; the others use it as it is, or bring their own weights.
 _TUNED_CLASSIFIERS = ('open_clip',)
+# The mean of ImageNet, which is 0 where the colours are normalised; the others pad with black.
+_PAD_RGB = {'mask2former': (124, 116, 104)}
 _KEYS = (
     'name',
     'description',
     'licence',
     'image_size_hw',
+    'resize',
     'weights',
     'generator',
     'classifier',
@@ -56,7 +60,7 @@ class ModelManifest:
         name: Name of the model, the same as its file's.
         description: One sentence.
         licence: Licence of the weights.
-        image_size_hw: Size to which images are scaled.
+        image_size_hw: Size of the network's input.
         weights: Where the weights are.
         generator: `type` and arguments of the mask generator.
         classifier: `type` and arguments of the mask classifier.
@@ -65,6 +69,7 @@ class ModelManifest:
         thresholds: Defaults that fit the model.
         path: The manifest's own file; None where it has none.
         sources: Public checkpoints that the weights are put together from, by part; empty where they are shipped.
+        resize: How images come to that size.
     """
 
     name: str
@@ -79,6 +84,7 @@ class ModelManifest:
     thresholds: Thresholds
     path: Path | None = None
     sources: Mapping[str, ModelSource] = field(default_factory=dict)
+    resize: Resize = STRETCH
 
     @property
     def argument(self) -> str:
@@ -192,19 +198,21 @@ def _build(reader: ManifestReader) -> ModelManifest:
     if name != reader.path.stem:
         raise reader.error('name', f'is {name!r}, but the file is {reader.path.name}')
     sources = read_sources(reader)
+    generator = reader.component('generator')
     return ModelManifest(
         name=name,
         description=reader.text('description'),
         licence=reader.text('licence'),
         image_size_hw=_size(reader),
         weights=_weights(reader.below('weights'), name, has_sources=bool(sources)),
-        generator=reader.component('generator'),
+        generator=generator,
         classifier=reader.component('classifier'),
         text_encoder=reader.component('text_encoder'),
         prompt_templates=_templates(reader),
         thresholds=_thresholds(reader.below('thresholds')),
         path=reader.path,
         sources=sources,
+        resize=_resize(reader, str(generator['type'])),
     )
 
 
@@ -213,6 +221,13 @@ def _size(reader: ManifestReader) -> tuple[int, int]:
     if not isinstance(size, list) or len(size) != 2 or not all(type(v) is int and 1 <= v <= _MAX_SIDE for v in size):
         raise reader.error('image_size_hw', f'must be [height, width], each in 1..{_MAX_SIDE}, got {size!r}')
     return size[0], size[1]
+
+
+def _resize(reader: ManifestReader, generator: str) -> Resize:
+    kind = reader.mapping.get('resize', 'stretch')
+    if kind not in RESIZE_KINDS:
+        raise reader.error('resize', f'must be one of {", ".join(RESIZE_KINDS)}, got {kind!r}')
+    return Resize(kind, _PAD_RGB.get(generator, BLACK_RGB)) if kind == 'pad' else STRETCH
 
 
 def _weights(reader: ManifestReader, name: str, *, has_sources: bool) -> WeightsFile:

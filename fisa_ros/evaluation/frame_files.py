@@ -7,13 +7,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fisa_ros.core.errors import ImageError
-from fisa_ros.pipeline.segmenter import scale_image
+from fisa_ros.core.placement import STRETCH, Resize
+from fisa_ros.pipeline.image_scaling import place_image
 
 _SUFFIXES = ('.jpg', '.jpeg', '.png')
 
 
-def read_frames(folder: Path, size_wh: tuple[int, int], least: int = 1) -> list[NDArray[np.uint8]]:
-    """Return the images of a folder by name, as `(H, W, 3)` uint8 rgb scaled to one size.
+def read_frames(
+    folder: Path, size_wh: tuple[int, int], least: int = 1, resize: Resize = STRETCH
+) -> list[NDArray[np.uint8]]:
+    """Return the images of a folder by name, as `(H, W, 3)` uint8 rgb brought to one size.
+
+    Args:
+        folder: Where they are.
+        size_wh: The size.
+        least: How many there must be.
+        resize: How they come to it.
 
     Raises:
         ImageError: There are fewer than `least`, or one cannot be read.
@@ -27,5 +36,6 @@ def read_frames(folder: Path, size_wh: tuple[int, int], least: int = 1) -> list[
         if image is None:
             raise ImageError(f'{path} is not an image that can be read')
         rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
-        frames.append(scale_image(rgb, (size_wh[1], size_wh[0])))
+        placement = resize.place((rgb.shape[0], rgb.shape[1]), (size_wh[1], size_wh[0]))
+        frames.append(place_image(rgb, placement))
     return frames

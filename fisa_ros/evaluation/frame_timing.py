@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from fisa_ros.core.results import PanopticResult
 from fisa_ros.core.vocabulary_state import VocabularyState
-from fisa_ros.pipeline.segmenter import Segmenter, check_image, scale_image
+from fisa_ros.pipeline.image_scaling import place_image
+from fisa_ros.pipeline.segmenter import Segmenter, check_image
 from fisa_ros.pipeline.segments import list_segments
 from fisa_ros.runtime.backend import NETWORK_STAGES, StageClock, segment_timed
 
@@ -86,11 +87,12 @@ class FrameTimer:
             image = messages.decode(number)
             clock.end('decode')
         check_image(image)
-        scaled = scale_image(image, segmenter.backend.image_size_hw)
+        placement = segmenter.placement((image.shape[0], image.shape[1]))
+        scaled = place_image(image, placement)
         clock.end('resize')
         raw, stages_ms = segment_timed(segmenter.backend, scaled, self.state, segmenter.default_thresholds)
         clock.end(_BACKEND)
-        result = list_segments(raw, self.state.vocabulary, (image.shape[0], image.shape[1]))
+        result = list_segments(raw, self.state.vocabulary, placement)
         clock.end('segments')
         if messages is not None:
             messages.write(number, result)

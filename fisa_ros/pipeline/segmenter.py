@@ -4,16 +4,17 @@ import logging
 from pathlib import Path
 from typing import Self
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from fisa_ros.core.errors import ImageError, VocabularyError
 from fisa_ros.core.manifest import ModelManifest, load_manifest, untuned_note
+from fisa_ros.core.placement import Placement
 from fisa_ros.core.resources import cache_dir as default_cache_dir
 from fisa_ros.core.results import PanopticResult
 from fisa_ros.core.vocabulary import Vocabulary
 from fisa_ros.core.vocabulary_state import VocabularyState, build_state, unit_rows
+from fisa_ros.pipeline.image_scaling import place_image
 from fisa_ros.pipeline.segments import list_segments
 from fisa_ros.pipeline.text_cache import TextEmbeddingCache, text_cache_folder
 from fisa_ros.runtime.backend import Backend, Thresholds
@@ -76,6 +77,10 @@ class Segmenter:
         backend = self.backend
         return f'{self.manifest.name} ({backend.name} on {backend.device}, {backend.precision})'
 
+    def placement(self, image_hw: tuple[int, int]) -> Placement:
+        """Return where an image of a size lies in what the back-end gets."""
+        return self.manifest.resize.place(image_hw, self.backend.image_size_hw)
+
     def check_size(self, vocabulary: Vocabulary) -> None:
         """Check that the back-end takes so many classes.
 
@@ -119,10 +124,9 @@ class Segmenter:
             ImageError: The image has another shape or type, or is too large.
         """
         check_image(image)
-        raw = self.backend.segment(
-            scale_image(image, self.backend.image_size_hw), state, thresholds or self.default_thresholds
-        )
-        return list_segments(raw, state.vocabulary, (image.shape[0], image.shape[1]))
+        placement = self.placement((image.shape[0], image.shape[1]))
+        raw = self.backend.segment(place_image(image, placement), state, thresholds or self.default_thresholds)
+        return list_segments(raw, state.vocabulary, placement)
 
     def close(self) -> None:
         """Free the back-end."""
@@ -148,21 +152,3 @@ def check_image(image: NDArray[np.uint8]) -> None:
         raise ImageError(
             f'image is {width}x{height}: sides must be in 1..{MAX_IMAGE_SIDE} with at most {MAX_IMAGE_PIXELS} pixels'
         )
-
-
-def scale_image(image: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
-    """Stretch an `(H, W, 3)` uint8 image to `size_hw`, antialiased along each side that shrinks.
-
-    What is returned is contiguous and writable, as torch wants it, and the image itself where nothing is to be done.
-    """
-    height, width = size_hw
-    shrunk_wh = (min(width, image.shape[1]), min(height, image.shape[0]))
-    if shrunk_wh != (image.shape[1], image.shape[0]):
-        image = _resize(image, shrunk_wh, cv2.INTER_AREA)
-    if shrunk_wh != (width, height):
-        image = _resize(image, (width, height), cv2.INTER_LINEAR)
-    return np.require(image, np.uint8, ['C', 'W'])
-
-
-def _resize(image: NDArray[np.uint8], size_wh: tuple[int, int], interpolation: int) -> NDArray[np.uint8]:
-    return np.asarray(cv2.resize(np.ascontiguousarray(image), size_wh, interpolation=interpolation), np.uint8)

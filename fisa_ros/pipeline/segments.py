@@ -3,23 +3,25 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from fisa_ros.core.placement import Placement
 from fisa_ros.core.results import MAX_SEGMENT_ID, PanopticResult, Segment
 from fisa_ros.core.vocabulary import Vocabulary
 from fisa_ros.runtime.backend import RawSegmentation
 
 
-def list_segments(raw: RawSegmentation, vocabulary: Vocabulary, size_hw: tuple[int, int]) -> PanopticResult:
+def list_segments(raw: RawSegmentation, vocabulary: Vocabulary, placement: Placement) -> PanopticResult:
     """Scale a segmentation to an image by nearest neighbour and list its segments.
 
-    The largest segment has id 1. Segments that lose their last pixel by scaling are left out.
+    The largest segment has id 1. Segments that lose their last pixel by scaling, or lie in the padding, are left out.
 
     Args:
         raw: The segmentation at the resolution of the merge.
         vocabulary: The classes it was made with.
-        size_hw: Size of the image.
+        placement: Where the image is in what was segmented.
     """
-    rows = _Axis(raw.query_map.shape[0], size_hw[0])
-    columns = _Axis(raw.query_map.shape[1], size_hw[1])
+    rows, columns = (
+        _Axis(placement.nearest_cells(axis, num_cells)) for axis, num_cells in enumerate(raw.query_map.shape)
+    )
     small_map = raw.query_map
     if len(rows.used) < len(small_map) or len(columns.used) < small_map.shape[1]:
         small_map = small_map[np.ix_(rows.used, columns.used)]
@@ -61,8 +63,7 @@ class _Axis:
         lookup: For each scaled pixel, the position in `used`.
     """
 
-    def __init__(self, small_size: int, size: int) -> None:
-        source = (2 * np.arange(size, dtype=np.int64) + 1) * small_size // (2 * size)
+    def __init__(self, source: NDArray[np.int64]) -> None:
         self.used, self.lookup, self.counts = np.unique(source, return_inverse=True, return_counts=True)
         self.edges = np.concatenate([[0], np.cumsum(self.counts)])
 

@@ -19,7 +19,7 @@ from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.core.vocabulary_state import VocabularyState
 from fisa_ros.runtime import crop_files, graph_files
 from fisa_ros.runtime.backend import RawSegmentation
-from fisa_ros.runtime.mask_crops import mask_crops
+from fisa_ros.runtime.mask_crops import mask_crops, padded_placement
 from fisa_ros.runtime.onnxruntime_backend import open_session, session_options
 from fisa_ros.runtime.text_graph import TextGraph
 
@@ -34,8 +34,8 @@ _LOG = logging.getLogger('fisa_ros.crop_pipeline')
 class CropPipeline:
     """A back-end that crops every mask that is not empty and embeds the crops with CLIP, in batches.
 
-    Crops are cut from the image that `segment` gets, which is already at the network's size. All empty masks share the
-    embedding of the whole image.
+    Crops are cut from the image that `segment` gets, which is already at the network's size, without its padding. All
+    empty masks share the embedding of the whole image.
 
     Args:
         manifest: The model.
@@ -66,6 +66,7 @@ class CropPipeline:
         crops = crop_files.crops_folder(folder) if crops is None else crops
         crops_description = crop_files.open_crop_graphs(crops, manifest)
         self.image_size_hw = description.image_size_hw
+        self._resize = manifest.resize
         self.embedding_dim = description.embedding_dim
         self.num_semantic_tokens = description.num_semantic_tokens
         self.crop_size_hw = crops_description.crop_size_hw
@@ -81,7 +82,12 @@ class CropPipeline:
         """See `Backend.segment`."""
         mask_logits, objectness = self._generator.run(crop_files.GENERATOR_OUTPUTS, {'image': image})
         crops, crop_of_mask = mask_crops(
-            image, mask_logits, size_hw=self.crop_size_hw, mask_threshold=thresholds.mask, context=CONTEXT
+            image,
+            mask_logits,
+            size_hw=self.crop_size_hw,
+            mask_threshold=thresholds.mask,
+            context=CONTEXT,
+            placement=padded_placement(image, self._resize),
         )
         inputs = {
             'mask_logits': mask_logits,

@@ -33,7 +33,7 @@ def open_manifest(configuration: Configuration) -> ModelManifest:
     if configuration.masks == count_queries(manifest):
         return manifest
     height, width = manifest.image_size_hw
-    frames = read_frames(share_dir() / 'models' / 'reference_frames', (width, height))
+    frames = read_frames(share_dir() / 'models' / 'reference_frames', (width, height), resize=manifest.resize)
     folder = cache_dir() / 'masks' / f'{manifest.name}-{source_key(manifest)[:16]}-{configuration.masks}'
     variant = load_manifest(write_query_subset(manifest, folder, configuration.masks, frames))
     graphs = graphs_folder(variant)

@@ -70,7 +70,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     manifest = _random_model(options) if options.random_weights is not None else load_manifest(options.model)
     least = 1 if options.random_weights is not None else _MIN_FRAMES
     height, width = manifest.image_size_hw
-    frames = read_frames(options.frames, (width, height), least)
+    frames = read_frames(options.frames, (width, height), least, manifest.resize)
     # Back-ends look in the cache.
     folder = graphs_folder(manifest) if options.random_weights is not None else options.out or graphs_folder(manifest)
     description = export_model(manifest, folder, frames, options.vocabulary)

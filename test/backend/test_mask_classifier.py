@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from fisa_ros.core.vocabulary import VocabularyRegistry, VocabularyRequest
-from fisa_ros.pipeline.segmenter import Segmenter, scale_image
+from fisa_ros.pipeline.image_scaling import scale_image
+from fisa_ros.pipeline.segmenter import Segmenter
 from fisa_ros.runtime.backend import MaskClassifier, ProposedMasks, sure_mask_logits
 
 

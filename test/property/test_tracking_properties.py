@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 import numpy as np
 
+from fisa_ros.core.placement import STRETCH
 from fisa_ros.core.vocabulary import Vocabulary, VocabularyClass
 from fisa_ros.pipeline.segments import list_segments
 from fisa_ros.pipeline.tracking import Tracker, TrackerOptions
@@ -36,7 +37,7 @@ def frames(draw):
         query_map[query_map == query + 1] = owner + 1
     scores = draw(hnp.arrays(np.float32, NUM_QUERIES, elements=st.sampled_from([0.0, 0.25, 0.5, 1.0])))
     size_hw = draw(st.sampled_from([SIZES_HW[0], *SIZES_HW]))
-    result = list_segments(RawSegmentation(query_map, index, scores), vocabulary, size_hw)
+    result = list_segments(RawSegmentation(query_map, index, scores), vocabulary, STRETCH.place(size_hw, size_hw))
     value = draw(st.integers(0, 2**32 - 1) | st.none())
     image = None if value is None else np.random.default_rng(value).integers(0, 256, (*size_hw, 3), np.uint8)
     return result, draw(st.sampled_from([0.0, 0.1, 0.1, 1.0, 10.0, -0.5, -5.0])), vocabulary, image

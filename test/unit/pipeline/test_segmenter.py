@@ -7,7 +7,7 @@ import pytest
 from fisa_ros.core.errors import BackendUnavailableError, ImageError, ManifestError, VocabularyError
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.core.vocabulary import VocabularyRegistry, VocabularyRequest
-from fisa_ros.pipeline.segmenter import MAX_IMAGE_SIDE, Segmenter, check_image, scale_image
+from fisa_ros.pipeline.segmenter import MAX_IMAGE_SIDE, Segmenter, check_image
 
 
 @pytest.fixture
@@ -157,24 +157,3 @@ def test_load_names_what_is_wrong():
         Segmenter.load('nothing')
     with pytest.raises(BackendUnavailableError, match="unknown back-end 'caffe'"):
         Segmenter.load('fisa-tiny', backend='caffe')
-
-
-def test_shrinking_is_antialiased():
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    means = noise.reshape(16, 4, 16, 4, 3).mean(axis=(1, 3))
-    np.testing.assert_allclose(scale_image(noise, (16, 16)), means, atol=1)
-
-
-def test_shrinking_one_side_and_enlarging_the_other():
-    noise = np.broadcast_to(np.random.default_rng(0).integers(0, 256, (1, 64, 3), np.uint8), (4, 64, 3))
-    means = np.broadcast_to(noise[0].reshape(16, 4, 3).mean(axis=1), (16, 16, 3))
-    np.testing.assert_allclose(scale_image(noise, (16, 16)), means, atol=1)
-
-
-def test_an_image_of_the_right_size_is_copied_only_where_it_must_be():
-    image = np.zeros((16, 16, 3), np.uint8)
-    assert scale_image(image, (16, 16)) is image
-    for view in (image[:, ::-1], np.frombuffer(image.tobytes(), np.uint8).reshape(16, 16, 3)):
-        scaled = scale_image(view, (16, 16))
-        assert scaled.flags.c_contiguous
-        assert scaled.flags.writeable

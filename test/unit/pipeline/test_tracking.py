@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from fisa_ros.core.placement import STRETCH
 from fisa_ros.core.vocabulary import Vocabulary, VocabularyClass
 from fisa_ros.pipeline.segments import list_segments
 from fisa_ros.pipeline.tracking import Tracker, TrackerOptions
@@ -33,7 +34,9 @@ def frame(*objects, vocabulary=VOCABULARY, size_hw=SIZE_HW, score=0.8):
         query_map[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)] = value
     index = np.array([names.index(entry[0]) for entry in objects], np.int64)
     return list_segments(
-        RawSegmentation(query_map, index, np.broadcast_to(np.float32(score), len(objects))), vocabulary, size_hw
+        RawSegmentation(query_map, index, np.broadcast_to(np.float32(score), len(objects))),
+        vocabulary,
+        STRETCH.place(size_hw, size_hw),
     )
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fisa_ros.core.errors import GraphsError
+from fisa_ros.core.placement import STRETCH
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.networks.build import build_generator, open_clip_tower, pooled_tower
 from fisa_ros.runtime import crop_export, crop_files
@@ -84,7 +85,10 @@ def pipeline_crops(frame, mask_logits):
     from fisa_ros.runtime.crop_pipeline import CONTEXT
     from fisa_ros.runtime.mask_crops import mask_crops
 
-    return mask_crops(frame, mask_logits, size_hw=(SIZE, SIZE), mask_threshold=THRESHOLDS.mask, context=CONTEXT)
+    placement = STRETCH.place((SIZE, SIZE), (SIZE, SIZE))
+    return mask_crops(
+        frame, mask_logits, size_hw=(SIZE, SIZE), mask_threshold=THRESHOLDS.mask, context=CONTEXT, placement=placement
+    )
 
 
 def test_the_crop_of_a_full_mask_has_the_embedding_of_the_image(pipeline, toy_segmenter):

@@ -2,9 +2,14 @@ import numpy as np
 import pytest
 
 from fisa_ros.core.errors import ImageError
-from fisa_ros.runtime.mask_crops import enlarged_window, mask_box, mask_crops
+from fisa_ros.core.placement import STRETCH, Placement, Resize
+from fisa_ros.runtime.mask_crops import enlarged_window, mask_box, mask_crops, padded_placement
 
 INSIDE, OUTSIDE = 8.0, -8.0
+
+
+def whole(size):
+    return STRETCH.place((size, size), (size, size))
 
 
 def position_image(size=64):
@@ -21,8 +26,8 @@ def logits_of(*boxes, cells=16):
     return logits
 
 
-def cut(image, logits, size_hw, context=1.0):
-    return mask_crops(image, logits, size_hw=size_hw, mask_threshold=0.5, context=context)
+def cut(image, logits, size_hw, context=1.0, threshold=0.5):
+    return mask_crops(image, logits, size_hw=size_hw, mask_threshold=threshold, context=context, placement=whole(64))
 
 
 def test_a_crop_is_the_box_of_its_mask():
@@ -55,11 +60,11 @@ def test_each_side_is_stretched_by_itself():
     ],
 )
 def test_windows_grow_about_their_centre_and_end_at_the_borders(box, context, window):
-    assert enlarged_window(box, (16, 16), (64, 64), context) == window
+    assert enlarged_window(box, (16, 16), whole(64), context) == window
 
 
 def test_a_cell_thinner_than_a_pixel_has_a_window():
-    x0, y0, x1, y1 = enlarged_window((3, 5, 4, 6), (100, 100), (10, 10), 1.0)
+    x0, y0, x1, y1 = enlarged_window((3, 5, 4, 6), (100, 100), whole(10), 1.0)
     assert x1 - x0 == 1
     assert y1 - y0 == 1
 
@@ -90,9 +95,9 @@ def test_the_threshold_decides_what_is_in_the_box():
     logits[0, 3:7, 6:10] = 1.0  # Probability 0.73.
     image = position_image()
     for threshold, right in ((0.5, 40), (0.8, 24)):
-        crops, _ = mask_crops(image, logits, size_hw=(16, 32), mask_threshold=threshold, context=1.0)
+        crops, _ = cut(image, logits, (16, 32), threshold=threshold)
         assert abs(int(crops[0, 0, -1, 0]) - (right - 1)) <= 1
-    crops, crop_of_mask = mask_crops(image, logits, size_hw=(64, 64), mask_threshold=1.0, context=1.0)
+    crops, crop_of_mask = cut(image, logits, (64, 64), threshold=1.0)
     np.testing.assert_array_equal(crops[crop_of_mask[0]], image)
 
 
@@ -100,3 +105,29 @@ def test_the_threshold_decides_what_is_in_the_box():
 def test_contexts_that_cut_the_mask_are_refused(context):
     with pytest.raises(ImageError, match=f'must be at least 1, got {context}'):
         cut(position_image(), logits_of((2, 3, 6, 7)), (16, 16), context)
+
+
+def test_crops_end_where_the_padding_begins():
+    image = position_image()
+    image[40:] = 0
+    placement = Placement((40, 64), (40, 64), (64, 64))
+    # A mask that reaches into the padding, one that is nowhere else, and an empty one.
+    logits = logits_of((2, 8, 6, 12), (2, 11, 6, 16), (0, 0, 0, 0))
+    arguments = {'size_hw': (8, 16), 'mask_threshold': 0.5, 'context': 1.0, 'placement': placement}
+    crops, crop_of_mask = mask_crops(image, logits, **arguments)
+    np.testing.assert_array_equal(crops[0], image[32:40, 8:24])
+    assert crop_of_mask.tolist() == [0, 1, 1]
+    assert crops[1, :, :, 1].max() > 35
+    assert (crops[1, -1, :, 1] > 35).all()
+    arguments['context'] = 2.0
+    assert (mask_crops(image, logits, **arguments)[0][0, -1, :, 1] > 35).all()
+
+
+def test_padding_is_known_by_its_colour():
+    image = position_image()
+    image[40:], image[:, 50:] = 7, 7
+    assert padded_placement(image, Resize('pad', (7, 7, 7))).content_hw == (40, 50)
+    assert padded_placement(image, Resize('pad')).is_whole
+    assert padded_placement(image, STRETCH).is_whole
+    # Nothing but the colour of the padding is an image all the same.
+    assert padded_placement(np.zeros((8, 8, 3), np.uint8), Resize('pad')).is_whole
