@@ -23,7 +23,8 @@ from fisa_ros.evaluation.panoptic_quality import PanopticQuality
 from fisa_ros.evaluation.predictor import OBJECT_IOU, best_matches, embed_together
 from fisa_ros.evaluation.threshold_search import MAX_TRIALS, Trial, best_trial, search_thresholds
 from fisa_ros.evaluation.void_check import VoidCheck, halves
-from fisa_ros.pipeline.segmenter import Segmenter, scale_image
+from fisa_ros.pipeline.image_scaling import place_image
+from fisa_ros.pipeline.segmenter import Segmenter
 from fisa_ros.pipeline.segments import list_segments
 from fisa_ros.runtime.backend import MaskClassifier, ProposedMasks, sure_mask_logits
 
@@ -106,7 +107,7 @@ class ModelCalibration:
                 f'back-end {segmenter.backend.name!r} cannot classify given masks, as calibration must: choose torch'
             )
         self._stages = segmenter.backend
-        self._size_hw = segmenter.backend.image_size_hw
+        self._placement = segmenter.placement
         self._categories = categories
         self._thresholds = thresholds
         self._max_mislabelled = max_mislabelled
@@ -193,14 +194,15 @@ class ModelCalibration:
     ) -> PanopticResult:
         proposed = ProposedMasks(masks.mask_logits.astype(np.float32), masks.objectness)
         raw = self._stages.merge_masks(proposed, masks.embeddings, state, thresholds)
-        return list_segments(raw, state.vocabulary, size_hw)
+        return list_segments(raw, state.vocabulary, self._placement(size_hw))
 
     def _encode(self, image: NDArray[np.uint8], truth: ImageTruth) -> None:
-        scaled = scale_image(image, self._size_hw)
-        masks, categories = truth.masks(self._size_hw)
+        placement = self._placement(truth.size_hw)
+        scaled = place_image(image, placement)
+        masks, categories = truth.masks(placement)
         rows = self._row_of_number[categories]
         proposed = self._stages.propose_masks(scaled)
-        best, index = best_matches(proposed.mask_logits, masks, self._thresholds.mask)
+        best, index = best_matches(placement.shown(proposed.mask_logits), placement.shown(masks), self._thresholds.mask)
         is_matched = best > OBJECT_IOU
         encoded = []
         for state in self._states:

@@ -63,10 +63,10 @@ class DatasetScorer:
         if prediction.mask_probabilities is not None:
             self._add_masks(prediction.mask_probabilities, prediction.mask_categories)
         if prediction.scored_masks is not None:
-            rows = prediction.scored_masks.class_map(truth.size_hw)
+            rows = prediction.scored_masks.class_map()
             self.semantic_iou.update(self._number_of_row[rows], truth.semantic_map)
             if self._has_instances:
-                instances = prediction.scored_masks.instances(truth.size_hw, self._thing_of_row)
+                instances = prediction.scored_masks.instances(self._thing_of_row)
                 self.instance_ap.update(instances, true_things)
 
     def _true_things(self, truth: ImageTruth) -> list[Instance]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fisa_ros.core.errors import DataError
+from fisa_ros.core.placement import Placement
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.evaluation.category_map import CategoryMap
 
@@ -105,22 +106,25 @@ class ImageTruth:
         """`(H, W)` int64 category numbers, 0 where void."""
         return np.concatenate([[0], self.categories])[self.panoptic_map]
 
-    def masks(self, size_hw: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def masks(self, placement: Placement) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return masks as a classifier takes them; crowds and specks below half a cell are left out.
 
         Args:
-            size_hw: Size of the network's input; the masks have a quarter of it.
+            placement: Where the image is in the network's input; the masks have a quarter of its size.
 
         Returns:
             `(N, h, w)` float32 in [0, 1], the share of each cell that a segment covers; `(N,)` int64 categories.
 
         Raises:
-            DataError: `size_hw` cannot be divided by 4.
+            DataError: The size of the input cannot be divided by 4.
         """
+        size_hw = placement.input_hw
         rows, columns = size_hw[0] // MASK_STRIDE, size_hw[1] // MASK_STRIDE
         if (rows * MASK_STRIDE, columns * MASK_STRIDE) != size_hw:
             raise DataError(f'the size of the network must be a multiple of {MASK_STRIDE} pixels, got {size_hw}')
-        scaled = cv2.resize(self.panoptic_map, size_hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT).astype(np.int64)
+        height, width = placement.content_hw
+        scaled = np.zeros(size_hw, np.int64)
+        scaled[:height, :width] = cv2.resize(self.panoptic_map, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
         cells = np.arange(rows * columns).reshape(rows, columns)
         position = scaled * (rows * columns) + cells.repeat(MASK_STRIDE, 0).repeat(MASK_STRIDE, 1)
         counts = np.bincount(position.ravel(), minlength=(len(self.categories) + 1) * rows * columns)

@@ -9,13 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fisa_ros.core.errors import BackendUnavailableError
+from fisa_ros.core.placement import Placement
 from fisa_ros.core.results import PanopticResult
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.core.vocabulary_state import VocabularyState
 from fisa_ros.evaluation.category_map import CategoryMap
 from fisa_ros.evaluation.image_truth import ImageTruth
 from fisa_ros.evaluation.scored_masks import ScoredMasks, class_scores
-from fisa_ros.pipeline.segmenter import Segmenter, scale_image
+from fisa_ros.pipeline.image_scaling import place_image
+from fisa_ros.pipeline.segmenter import Segmenter
 from fisa_ros.pipeline.segments import list_segments
 from fisa_ros.runtime.backend import MaskClassifier, ProposedMasks, RawSegmentation, sure_mask_logits
 
@@ -102,9 +104,9 @@ class Predictor:
         """
         if self._stages is None:
             return [Prediction(self._segment(image, state), None, np.zeros(0, np.int64)) for state in states]
-        size_hw = self._segmenter.backend.image_size_hw
-        scaled = scale_image(image, size_hw)
-        masks, categories = truth.masks(size_hw)
+        placement = self._segmenter.placement(truth.size_hw)
+        scaled = place_image(image, placement)
+        masks, categories = truth.masks(placement)
         if not self._is_staged:
             classify = self._stages.classify_masks
             return [
@@ -118,7 +120,7 @@ class Predictor:
                 self._stages, scaled, proposed.mask_logits, true_masks.mask_logits, state
             )
             if self._oracle == 'classes':
-                raw, scored = self._merge_by_truth(self._stages, proposed, masks, categories, state)
+                raw, scored = self._merge_by_truth(self._stages, proposed, masks, categories, state, placement)
             else:
                 has_masks = len(proposed.mask_logits) > 0
                 raw = (
@@ -126,10 +128,11 @@ class Predictor:
                 )
                 probabilities = self._stages.class_probabilities(embeddings, state)
                 trust = self._thresholds.objectness_trust
-                scored = ScoredMasks(proposed.mask_logits, class_scores(probabilities, proposed.objectness, trust))
+                scores = class_scores(probabilities, proposed.objectness, trust)
+                scored = ScoredMasks(proposed.mask_logits, scores, placement)
             predictions.append(
                 Prediction(
-                    list_segments(raw, state.vocabulary, truth.size_hw),
+                    list_segments(raw, state.vocabulary, placement),
                     self._stages.class_probabilities(true_embeddings, state),
                     categories,
                     scored,
@@ -147,11 +150,13 @@ class Predictor:
         masks: NDArray[np.float32],
         categories: NDArray[np.int64],
         state: VocabularyState,
+        placement: Placement,
     ) -> tuple[RawSegmentation, ScoredMasks]:
         row_of = self._categories.rows_in(state.vocabulary)
         is_thing = self._categories.is_thing
         is_stuff = np.array([not (self._has_instances and is_thing[key]) for key in categories.tolist()], np.bool_)
-        index = segments_below(proposed.mask_logits, masks, is_stuff, self._thresholds.mask)
+        shown_logits, shown_masks = placement.shown(proposed.mask_logits), placement.shown(masks)
+        index = segments_below(shown_logits, shown_masks, is_stuff, self._thresholds.mask)
         # Void, the last column, is what lies on nothing, index -1, or on a category that this vocabulary lacks.
         rows = np.array([*(row_of.get(category, -1) for category in categories.tolist()), -1], np.int64)
         # As if the classifier were as sure as it can be.
@@ -159,7 +164,7 @@ class Predictor:
         scores = class_scores(probabilities, proposed.objectness, self._thresholds.objectness_trust)
         class_index, score = scores.argmax(axis=1), scores.max(axis=1)
         raw = stages.merge_classified(proposed.mask_logits, class_index, score, state, self._thresholds)
-        return raw, ScoredMasks(proposed.mask_logits, scores)
+        return raw, ScoredMasks(proposed.mask_logits, scores, placement)
 
 
 def embed_together(

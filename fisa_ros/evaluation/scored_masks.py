@@ -7,11 +7,12 @@ Mask2Former, 2022). Neither knows the thresholds of panoptic segments.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fisa_ros.core.placement import Placement
 from fisa_ros.evaluation.mask_ap import MAX_INSTANCES, Instance, encode_mask
+from fisa_ros.pipeline.image_scaling import image_values
 
 _SMALLEST_LOGIT = -80.0
 
@@ -23,12 +24,14 @@ class ScoredMasks:
     Attributes:
         mask_logits: `(N, h, w)` float32, before the sigmoid.
         scores: `(N, K)` float32 in [0, 1].
+        placement: Where the image is in what the masks are of.
     """
 
     mask_logits: NDArray[np.float32]
     scores: NDArray[np.float32]
+    placement: Placement
 
-    def class_map(self, size_hw: tuple[int, int]) -> NDArray[np.intp]:
+    def class_map(self) -> NDArray[np.intp]:
         """Return `(H, W)` rows of the best class of each pixel: the sum over masks of score x probability is largest.
 
         It is -1 where there are no masks at all.
@@ -36,14 +39,14 @@ class ScoredMasks:
         Masks are scaled before the sigmoid, one line of the image at a time, so the scores of all classes are never in
         memory at once.
         """
+        size_hw = self.placement.image_hw
         if not len(self.mask_logits):
             return np.full(size_hw, -1, np.intp)
-        height, width = size_hw
         logits = np.ascontiguousarray(self.mask_logits.transpose(1, 2, 0))
-        above, below, down = _neighbours(logits.shape[0], height)
-        left, right, across = _neighbours(logits.shape[1], width)
+        above, below, down = _neighbours(self.placement, 0, logits.shape[0])
+        left, right, across = _neighbours(self.placement, 1, logits.shape[1])
         rows = np.empty(size_hw, np.intp)
-        for y in range(height):
+        for y in range(size_hw[0]):
             line = logits[above[y]] + down[y] * (logits[below[y]] - logits[above[y]])
             start = line[left]
             scaled = start + across[:, None] * (line[right] - start)
@@ -51,11 +54,10 @@ class ScoredMasks:
             rows[y] = (probability @ self.scores).argmax(axis=1)
         return rows
 
-    def instances(self, size_hw: tuple[int, int], class_of: Mapping[int, int]) -> list[Instance]:
+    def instances(self, class_of: Mapping[int, int]) -> list[Instance]:
         """Return the surest masks, each with the score of a class x its mean probability where it is.
 
         Args:
-            size_hw: Size of the image.
             class_of: The class of each row that counts; others take part in the choice of the surest, and are left out.
         """
         surest = np.argsort(-self.scores, axis=None, kind='stable')[:MAX_INSTANCES]
@@ -67,10 +69,11 @@ class ScoredMasks:
                 continue
             if mask not in codes:
                 logits = self.mask_logits[mask]
-                is_in = logits > 0
-                sureness = float((1 / (1 + np.exp(-logits[is_in]))).mean()) if is_in.any() else 0.0
+                shown = self.placement.shown(logits)
+                is_in = shown > 0
+                sureness = float((1 / (1 + np.exp(-shown[is_in]))).mean()) if is_in.any() else 0.0
                 # Transposed, as run lengths go down the columns.
-                scaled = cv2.resize(np.ascontiguousarray(logits.T), size_hw, interpolation=cv2.INTER_LINEAR)
+                scaled = image_values(logits.T, self.placement.transposed)
                 codes[mask] = encode_mask((scaled > 0).T), sureness
             code, sureness = codes[mask]
             if sureness:
@@ -94,8 +97,11 @@ def class_scores(
     return np.asarray(classes * is_object[:, None], np.float32)
 
 
-def _neighbours(size: int, scaled_size: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
-    """Return, for each scaled cell, the cells before and after its centre and how far it is from the first one."""
-    position = np.clip((np.arange(scaled_size) + 0.5) * size / scaled_size - 0.5, 0, size - 1)
+def _neighbours(
+    placement: Placement, axis: int, size: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """Return, for each pixel, the cells before and after its centre and how far it is from the first one."""
+    content, scaled_size = placement.content_cells(axis, size), placement.image_hw[axis]
+    position = np.clip((np.arange(scaled_size) + 0.5) * content / scaled_size - 0.5, 0, size - 1)
     before = position.astype(np.intp)
     return before, np.minimum(before + 1, size - 1), (position - before).astype(np.float32)

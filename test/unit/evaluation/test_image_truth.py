@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from fisa_ros.core.errors import DataError
+from fisa_ros.core.placement import STRETCH
 from fisa_ros.datasets.coco_panoptic import DatasetCategory, PanopticDataset, SegmentInfo
 from fisa_ros.evaluation.category_map import CategoryMap
 from fisa_ros.evaluation.image_truth import ImageTruth
@@ -10,6 +11,10 @@ from fisa_ros.training.batches import instance_masks
 CATEGORIES = CategoryMap.from_names([DatasetCategory(50, 'cat', True), DatasetCategory(60, 'grass', False)])
 CAT, GRASS = 1, 2
 MAP = np.array([[70000, 70000, 5, 5], [70000, 70000, 5, 5], [9, 9, 9, 0], [8, 8, 8, 3]])
+
+
+def masks_of(truth, height, width):
+    return truth.masks(STRETCH.place(truth.size_hw, (height, width)))
 
 
 def test_segments_are_numbered_and_stuff_is_one_segment():
@@ -38,7 +43,7 @@ def test_masks_are_shares_of_cells():
     panoptic_map = np.full((8, 8), 2)
     panoptic_map[:4, :5] = 1
     truth = ImageTruth.of(panoptic_map, [(1, CAT, False), (2, GRASS, False)], CATEGORIES)
-    masks, categories = truth.masks((8, 8))
+    masks, categories = masks_of(truth, 8, 8)
     np.testing.assert_allclose(masks, [[[1, 0.25], [0, 0]], [[0, 0.75], [1, 1]]])
     assert masks.dtype == np.float32
     assert categories.tolist() == [CAT, GRASS]
@@ -47,7 +52,7 @@ def test_masks_are_shares_of_cells():
 def test_masks_follow_the_size_of_the_network():
     panoptic_map = np.repeat([[1, 2]], 3, axis=0).repeat(5, axis=1)
     truth = ImageTruth.of(panoptic_map, [(1, CAT, False), (2, GRASS, False)], CATEGORIES)
-    np.testing.assert_allclose(truth.masks((16, 16))[0][0], [[1, 1, 0, 0]] * 4)
+    np.testing.assert_allclose(masks_of(truth, 16, 16)[0][0], [[1, 1, 0, 0]] * 4)
 
 
 def test_crowds_and_specks_are_no_masks():
@@ -57,15 +62,15 @@ def test_crowds_and_specks_are_no_masks():
     panoptic_map[4, :3] = 2
     panoptic_map[6:, :] = 3
     segments = [(1, CAT, False), (2, CAT, False), (3, CAT, True)]
-    masks, categories = ImageTruth.of(panoptic_map, segments, CATEGORIES).masks((8, 8))
+    masks, categories = masks_of(ImageTruth.of(panoptic_map, segments, CATEGORIES), 8, 8)
     assert len(masks) == len(categories) == 1
     assert masks.sum() == 0.5
-    assert ImageTruth.of(panoptic_map, [], CATEGORIES).masks((8, 8))[0].shape == (0, 2, 2)
+    assert masks_of(ImageTruth.of(panoptic_map, [], CATEGORIES), 8, 8)[0].shape == (0, 2, 2)
 
 
 def test_the_size_must_have_whole_cells():
     with pytest.raises(DataError, match=r'multiple of 4 pixels, got \(8, 10\)'):
-        ImageTruth.of(MAP, [], CATEGORIES).masks((8, 10))
+        masks_of(ImageTruth.of(MAP, [], CATEGORIES), 8, 10)
 
 
 def test_masks_are_those_of_training():
@@ -74,7 +79,7 @@ def test_masks_are_those_of_training():
     truth = ImageTruth.of(panoptic_map, [(number, CAT, False) for number in range(1, 6)], CATEGORIES)
     infos = [SegmentInfo(number, 50, False) for number in range(1, 6)]
     expected, _ = instance_masks(panoptic_map, infos)
-    np.testing.assert_allclose(truth.masks((48, 40))[0], expected.numpy())
+    np.testing.assert_allclose(masks_of(truth, 48, 40)[0], expected.numpy())
 
 
 def test_a_data_set_is_read_in_numbers(write_panoptic):

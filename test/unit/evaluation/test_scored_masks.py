@@ -2,7 +2,12 @@ import numpy as np
 from pycocotools import mask as mask_coding
 import pytest
 
+from fisa_ros.core.placement import STRETCH
 from fisa_ros.evaluation.scored_masks import ScoredMasks, class_scores
+
+
+def scored(logits, scores, size_hw):
+    return ScoredMasks(logits, scores, STRETCH.place(size_hw, (1, 1)))
 
 
 @pytest.mark.parametrize('size_hw', [(30, 44), (5, 7), (3, 3), (1, 9)])
@@ -13,20 +18,20 @@ def test_each_pixel_gets_its_best_class_as_in_mask2former(size_hw):
     scores = generator.random((6, 4)).astype(np.float32)
     scaled = torch.nn.functional.interpolate(torch.from_numpy(logits)[None], size_hw, mode='bilinear')[0]
     sums = torch.einsum('nk,nhw->khw', torch.from_numpy(scores), scaled.sigmoid())
-    found = ScoredMasks(logits, scores).class_map(size_hw)
+    found = scored(logits, scores, size_hw).class_map()
     np.testing.assert_array_equal(found, sums.argmax(0).numpy())
     assert found.shape == size_hw
 
 
 def test_logits_as_low_as_they_come():
-    found = ScoredMasks(np.full((2, 2, 2), -1e4, np.float32), np.eye(2, dtype=np.float32)).class_map((4, 4))
+    found = scored(np.full((2, 2, 2), -1e4, np.float32), np.eye(2, dtype=np.float32), (4, 4)).class_map()
     assert (found == 0).all()
 
 
 def test_without_masks_no_pixel_has_a_class():
-    masks = ScoredMasks(np.zeros((0, 4, 4), np.float32), np.zeros((0, 3), np.float32))
-    assert (masks.class_map((2, 5)) == -1).all()
-    assert masks.instances((2, 5), {0: 1}) == []
+    masks = scored(np.zeros((0, 4, 4), np.float32), np.zeros((0, 3), np.float32), (2, 5))
+    assert (masks.class_map() == -1).all()
+    assert masks.instances({0: 1}) == []
 
 
 def test_instances_by_hand():
@@ -35,7 +40,7 @@ def test_instances_by_hand():
     logits[0, :, 0] = 9.0, np.log(3)
     logits[1, 0, 2] = 9.0
     scores = np.array([[0.2, 0.6, 0.1], [0.0, 0.3, 0.7], [0.9, 0.9, 0.9]], np.float32)
-    instances = ScoredMasks(logits, scores).instances((8, 12), {0: 10, 1: 11})
+    instances = scored(logits, scores, (8, 12)).instances({0: 10, 1: 11})
     mean = (1 / (1 + np.exp(-9.0)) + 0.75) / 2
     sure = 1 / (1 + np.exp(-9.0))
     # Row 2 is of no class that counts, and a mask without a pixel is no instance.
@@ -50,7 +55,7 @@ def test_instances_by_hand():
 
 def test_only_the_surest_hundred_are_instances():
     scores = np.linspace(0.1, 1, 300, dtype=np.float32).reshape(3, 100)
-    instances = ScoredMasks(np.full((3, 2, 2), 5.0, np.float32), scores).instances((2, 2), dict.fromkeys(range(100), 1))
+    instances = scored(np.full((3, 2, 2), 5.0, np.float32), scores, (2, 2)).instances(dict.fromkeys(range(100), 1))
     assert len(instances) == 100
     assert min(entry.score for entry in instances) > 0.6
 
