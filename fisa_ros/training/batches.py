@@ -13,7 +13,17 @@ import torch
 from torch import Tensor
 
 from fisa_ros.core.errors import DataError
+from fisa_ros.core.placement import STRETCH, Placement, Resize
 from fisa_ros.datasets.coco_panoptic import PanopticDataset, SegmentInfo
+from fisa_ros.training.square_images import (
+    as_tensor,
+    cut_masks,
+    padded_image,
+    padded_map,
+    scaled_image,
+    scaled_map,
+    square_image,
+)
 
 MASK_STRIDE = 4
 _MIN_MASK_CELLS = 0.5
@@ -34,6 +44,7 @@ class Sample:
         masks: `(T, S/4, S/4)` float32, the share of each cell that an instance covers.
         categories: `(T,)` int64 category ids of the data set.
         index: Which record of the data set it is.
+        placement: Where the image, or what was cut out of it, is in the square.
         proposals: `(N, S/4, S/4)` uint8, 1 where a kept mask of the generator is; `None` where none are kept.
     """
 
@@ -41,6 +52,7 @@ class Sample:
     masks: Tensor
     categories: Tensor
     index: int
+    placement: Placement
     proposals: Tensor | None = None
 
 
@@ -54,6 +66,7 @@ class Batch:
         categories: Per image `(T,)` int64 category ids of the data set.
         indices: Per image the record of the data set.
         proposals: `(B, N, S/4, S/4)` uint8, 1 where a kept mask of the generator is; `None` where none are kept.
+        is_shown: `(B, S/4, S/4)` bool, cells that show anything of the image; `None` where all do.
     """
 
     images: Tensor
@@ -61,13 +74,18 @@ class Batch:
     categories: list[Tensor]
     indices: list[int]
     proposals: Tensor | None = None
+    is_shown: Tensor | None = None
+
+    def shown(self, masks: Tensor) -> Tensor:
+        """Return bool masks `(B, N, S/4, S/4)` without what they have in the padding."""
+        return masks if self.is_shown is None else masks & self.is_shown[:, None].to(masks.device)
 
 
 class KeptMasks(Protocol):
     """Masks that a generator made of the images of a data set as they are."""
 
     def masks(self, index: int) -> NDArray[np.uint8]:
-        """Return `(N, S/4, S/4)` uint8, 1 where a mask is, of one record stretched to the size S."""
+        """Return `(N, S/4, S/4)` uint8, 1 where a mask is, of one record at the size S."""
         ...
 
 
@@ -117,6 +135,7 @@ def training_batches(
     loaders: int = 1,
     kept_masks: KeptMasks | None = None,
     is_augmented: bool = True,
+    resize: Resize = STRETCH,
 ) -> Iterator[Batch]:
     """Yield augmented batches for ever; the next ones are made while one is used.
 
@@ -133,7 +152,8 @@ def training_batches(
         parts: Number of parts.
         loaders: Threads that make images.
         kept_masks: Where the generator's masks come from; they are cut and flipped as the images are.
-        is_augmented: Whether images are cut, flipped and coloured; else they are only stretched.
+        is_augmented: Whether images are cut, flipped and coloured; else they are only resized.
+        resize: How images come to their size; what is cut out of one does as an image of its shape would.
 
     Raises:
         DataError: The data set is empty or an image of it is broken, `size` or `batch_size` cannot be divided.
@@ -147,16 +167,16 @@ def training_batches(
         rng = np.random.default_rng([seed, step, position])
         index = int(rng.integers(len(dataset)))
         if is_augmented:
-            return _augmented(dataset, index, size, rng, kept_masks)
-        return _plain(dataset, index, size, kept_masks)
+            return _augmented(dataset, index, size, resize, rng, kept_masks)
+        return _plain(dataset, index, size, resize, kept_masks)
 
     return _prefetched(sample, range(part * share, (part + 1) * share), first_step, loaders)
 
 
 def validation_batches(
-    dataset: PanopticDataset, size: int, batch_size: int, limit: int | None = None
+    dataset: PanopticDataset, size: int, batch_size: int, limit: int | None = None, resize: Resize = STRETCH
 ) -> Iterator[Batch]:
-    """Yield the first `limit` images (all by default) once each, stretched to `size` and otherwise as they are.
+    """Yield the first `limit` images (all by default) once each, resized to `size` and otherwise as they are.
 
     Raises:
         DataError: The data set is empty or an image of it is broken, or `size` is no multiple of 4.
@@ -164,12 +184,8 @@ def validation_batches(
     _check(dataset, size)
     count = len(dataset) if limit is None else min(limit, len(dataset))
     for start in range(0, count, batch_size):
-        yield _collate([_plain(dataset, index, size, None) for index in range(start, min(start + batch_size, count))])
-
-
-def stretched_image(image: NDArray[np.uint8], size: int) -> Tensor:
-    """Return `(3, S, S)` float32 rgb in [0, 1] of an image `(H, W, 3)` uint8 rgb."""
-    return _as_tensor(_scaled_image(image, size))
+        indices = range(start, min(start + batch_size, count))
+        yield _collate([_plain(dataset, index, size, resize, None) for index in indices])
 
 
 def _check(dataset: PanopticDataset, size: int) -> None:
@@ -201,7 +217,12 @@ def _prefetched(make: Callable[[int, int], Sample], positions: range, first_step
 
 
 def _augmented(
-    dataset: PanopticDataset, index: int, size: int, rng: np.random.Generator, kept_masks: KeptMasks | None
+    dataset: PanopticDataset,
+    index: int,
+    size: int,
+    resize: Resize,
+    rng: np.random.Generator,
+    kept_masks: KeptMasks | None,
 ) -> Sample:
     image, panoptic_map = dataset.image(index), dataset.panoptic_map(index)
     full_h, full_w = image.shape[:2]
@@ -209,68 +230,52 @@ def _augmented(
     height, width = max(1, int(full_h * scales[0])), max(1, int(full_w * scales[1]))
     top, left = int(rng.integers(full_h - height + 1)), int(rng.integers(full_w - width + 1))
     window = slice(top, top + height), slice(left, left + width)
-    image, panoptic_map = _scaled_image(image[window], size), _scaled_map(panoptic_map[window], size)
+    placement = resize.place((height, width), (size, size))
+    image, panoptic_map = scaled_image(image[window], placement), scaled_map(panoptic_map[window], placement)
     is_flipped = bool(rng.random() < 0.5)
     if is_flipped:
         image, panoptic_map = image[:, ::-1], np.ascontiguousarray(panoptic_map[:, ::-1])
-    masks, categories = instance_masks(panoptic_map, dataset.records[index].segments)
+    masks, categories = instance_masks(padded_map(panoptic_map, placement), dataset.records[index].segments)
     proposals = None
     if kept_masks is not None:
         proposals = cut_masks(
-            kept_masks.masks(index), (top / full_h, left / full_w, height / full_h, width / full_w), is_flipped
+            kept_masks.masks(index),
+            (top / full_h, left / full_w, height / full_h, width / full_w),
+            is_flipped,
+            resize.place((full_h, full_w), (size, size)),
+            placement,
         )
-    return Sample(jitter_colors(_as_tensor(image), rng), masks, categories, index, proposals)
+    # The padding keeps its colour.
+    jittered = padded_image(jitter_colors(as_tensor(image), rng), placement)
+    return Sample(jittered, masks, categories, index, placement, proposals)
 
 
-def _plain(dataset: PanopticDataset, index: int, size: int, kept_masks: KeptMasks | None) -> Sample:
-    image, panoptic_map = _scaled_image(dataset.image(index), size), _scaled_map(dataset.panoptic_map(index), size)
+def _plain(dataset: PanopticDataset, index: int, size: int, resize: Resize, kept_masks: KeptMasks | None) -> Sample:
+    image = dataset.image(index)
+    placement = resize.place((image.shape[0], image.shape[1]), (size, size))
+    panoptic_map = padded_map(scaled_map(dataset.panoptic_map(index), placement), placement)
     masks, categories = instance_masks(panoptic_map, dataset.records[index].segments)
     proposals = None if kept_masks is None else torch.from_numpy(kept_masks.masks(index))
-    return Sample(_as_tensor(image), masks, categories, index, proposals)
-
-
-def cut_masks(masks: NDArray[np.uint8], window_tlhw: tuple[float, float, float, float], is_flipped: bool) -> Tensor:
-    """Cut a window out of masks, stretch it to their size and flip it; each cell takes the nearest one.
-
-    Args:
-        masks: `(N, h, w)` uint8 of the whole image.
-        window_tlhw: Top, left, height and width as shares of the image.
-        is_flipped: Whether left becomes right.
-
-    Returns:
-        `(N, h, w)` uint8.
-    """
-    top, left, height, width = window_tlhw
-    count, rows, columns = masks.shape
-    y = np.floor(top * rows + (np.arange(rows) + 0.5) * height).astype(np.intp).clip(0, rows - 1)
-    x = np.floor(left * columns + (np.arange(columns) + 0.5) * width).astype(np.intp).clip(0, columns - 1)
-    if is_flipped:
-        x = x[::-1]
-    flat = masks.reshape(count, rows * columns).take((y[:, None] * columns + x).ravel(), 1)
-    return torch.from_numpy(flat.reshape(count, rows, columns))
-
-
-def _scaled_image(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    shrinks = min(image.shape[:2]) >= size
-    resized = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return np.asarray(resized, np.uint8)
-
-
-def _scaled_map(panoptic_map: NDArray[np.int32], size: int) -> NDArray[np.int32]:
-    return np.asarray(cv2.resize(panoptic_map, (size, size), interpolation=cv2.INTER_NEAREST_EXACT), np.int32)
-
-
-def _as_tensor(image: NDArray[np.uint8]) -> Tensor:
-    """Turn `(S, S, 3)` uint8 into `(3, S, S)` float32 in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
+    return Sample(square_image(image, size, resize), masks, categories, index, placement, proposals)
 
 
 def _collate(samples: Sequence[Sample]) -> Batch:
     proposals = [sample.proposals for sample in samples if sample.proposals is not None] or None
+    is_shown = None
+    if not all(sample.placement.is_whole for sample in samples):
+        is_shown = torch.stack([_shown_cells(sample) for sample in samples])
     return Batch(
         images=torch.stack([sample.image for sample in samples]),
         masks=[sample.masks for sample in samples],
         categories=[sample.categories for sample in samples],
         indices=[sample.index for sample in samples],
         proposals=None if proposals is None else torch.stack(proposals),
+        is_shown=is_shown,
     )
+
+
+def _shown_cells(sample: Sample) -> Tensor:
+    rows, columns = (side // MASK_STRIDE for side in sample.placement.input_hw)
+    is_shown = torch.zeros(rows, columns, dtype=torch.bool)
+    is_shown[: sample.placement.shown_cells(0, rows), : sample.placement.shown_cells(1, columns)] = True
+    return is_shown

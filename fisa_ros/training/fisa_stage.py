@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import torch.nn.functional as F
 
 from fisa_ros.core.errors import DataError
+from fisa_ros.core.placement import STRETCH, Resize
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
 from fisa_ros.runtime.backend import SURE_LOGIT
@@ -96,17 +97,18 @@ def name_predicted_masks(mask_logits: Tensor, batch: Batch) -> Tensor:
     """Return the categories `(B, N)` int64 of the objects that predicted masks lie on.
 
     Masks across several objects carry `ON_NOTHING`. Parts of one object, masks on unlabelled pixels and those in
-    between carry `IGNORED`: nobody knows what they are.
+    between carry `IGNORED`: nobody knows what they are. So do masks in the padding; it counts for none.
 
     Args:
         mask_logits: `(B, N, h, w)`.
         batch: The truth.
     """
     labels = torch.full(mask_logits.shape[:2], IGNORED, device=mask_logits.device)
+    predicted = batch.shown(mask_logits > 0)
     for image, (masks, categories) in enumerate(zip(batch.masks, batch.categories, strict=True)):
         if not len(masks):
             continue
-        proposed = (mask_logits[image] > 0).flatten(1).float()
+        proposed = predicted[image].flatten(1).float()
         truth = (masks > 0.5).flatten(1).float()
         inter = proposed @ truth.T
         area = proposed.sum(1, keepdim=True)
@@ -161,6 +163,7 @@ def train_fisa(
     seed: int,
     options: FisaOptions,
     run: RunSettings,
+    resize: Resize = STRETCH,
 ) -> None:
     """Train what `options.simo` names of tower and head, in place; all else stays as it is."""
     network.eval().requires_grad_(False)
@@ -176,7 +179,14 @@ def train_fisa(
     if run.mask_cache is not None:
         network.generator.to(Processes().device)
         kept_masks = open_mask_cache(
-            run.mask_cache, network.generator, dataset, size, options.kept_masks, run.precision, run.loaders or 1
+            run.mask_cache,
+            network.generator,
+            dataset,
+            size,
+            options.kept_masks,
+            run.precision,
+            run.loaders or 1,
+            resize,
         )
 
     def loss(batch: Batch, step: int) -> dict[str, Term]:
@@ -228,10 +238,11 @@ def train_fisa(
             loaders=run.loaders or 1,
             kept_masks=kept_masks,
             is_augmented=options.is_augmented,
+            resize=resize,
         ),
         loss,
         folder,
-        validate=lambda: mask_accuracy(network, sampler.full(), validation, size, novel, VALIDATION_IMAGES),
+        validate=lambda: mask_accuracy(network, sampler.full(), validation, size, novel, VALIDATION_IMAGES, resize),
         run=run,
         ema=options.ema or None,
         saves_frozen=False,

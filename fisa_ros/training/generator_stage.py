@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fisa_ros.core.placement import STRETCH, Resize
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.networks.tiny_generator import TinyMaskGenerator
 from fisa_ros.training.batches import Batch, training_batches, validation_batches
@@ -27,14 +28,16 @@ class GeneratorOptions:
     frozen_norms: bool = False
 
 
-def mean_best_iou(generator: TinyMaskGenerator, dataset: PanopticDataset, size: int, limit: int) -> dict[str, float]:
+def mean_best_iou(
+    generator: TinyMaskGenerator, dataset: PanopticDataset, size: int, limit: int, resize: Resize = STRETCH
+) -> dict[str, float]:
     """Return the mean over ground-truth masks of the best IoU of any proposal with objectness above 0.5."""
     was_training = generator.training
     generator.eval()
     best: list[Tensor] = []
     device = next(generator.parameters()).device
     with torch.inference_mode():
-        for batch in validation_batches(dataset, size, 8, limit):
+        for batch in validation_batches(dataset, size, 8, limit, resize):
             proposals = generator(batch.images.to(device))
             for image, masks in enumerate(batch.masks):
                 kept = proposals.mask_logits[image][proposals.objectness[image] > 0.5].flatten(1) > 0
@@ -60,6 +63,7 @@ def train_generator(
     seed: int,
     options: GeneratorOptions,
     run: RunSettings,
+    resize: Resize = STRETCH,
 ) -> None:
     """Train `generator` in place through `phases`."""
     generator.requires_grad_(True).train(not options.frozen_norms).to(memory_format=torch.channels_last)
@@ -82,9 +86,10 @@ def train_generator(
             part=part,
             parts=parts,
             loaders=run.loaders or 1,
+            resize=resize,
         ),
         loss,
         folder,
-        validate=lambda: mean_best_iou(generator, validation, phases[-1].size, VALIDATION_IMAGES),
+        validate=lambda: mean_best_iou(generator, validation, phases[-1].size, VALIDATION_IMAGES, resize),
         run=run,
     )

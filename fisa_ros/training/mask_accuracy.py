@@ -5,6 +5,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
+from fisa_ros.core.placement import STRETCH, Resize
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
 from fisa_ros.runtime.backend import SURE_LOGIT
@@ -34,6 +35,7 @@ def mask_accuracy(
     size: int,
     novel: Collection[int] = (),
     limit: int | None = None,
+    resize: Resize = STRETCH,
 ) -> dict[str, float]:
     """Return the share of ground-truth masks whose best class is right, over all, base and novel categories.
 
@@ -44,6 +46,7 @@ def mask_accuracy(
         size: Size of the images in pixels.
         novel: Categories that training did not name.
         limit: At most so many images.
+        resize: How they come to their size.
     """
     was_training = network.tower.training
     network.tower.eval()
@@ -51,7 +54,7 @@ def mask_accuracy(
     vocabulary = vocabulary.to(device)
     right, truth = [], []
     with torch.inference_mode():
-        for batch in validation_batches(dataset, size, 8, limit):
+        for batch in validation_batches(dataset, size, 8, limit, resize):
             masks, categories = pad_masks(batch)
             images, masks, categories = batch.images.to(device), masks.to(device), categories.to(device)
             logits = (2 * masks - 1) * SURE_LOGIT

@@ -27,11 +27,13 @@ from tqdm import tqdm
 
 from fisa_ros.core.errors import DataError
 from fisa_ros.core.manifest import file_sha256
+from fisa_ros.core.placement import STRETCH, Resize
 from fisa_ros.datasets.coco_panoptic import ImageId, PanopticDataset
-from fisa_ros.training.batches import MASK_STRIDE, stretched_image
+from fisa_ros.training.batches import MASK_STRIDE
 from fisa_ros.training.checkpoint import write_atomically
 from fisa_ros.training.processes import Processes
 from fisa_ros.training.settings import Precision
+from fisa_ros.training.square_images import square_image
 
 _FORMAT = 3
 _SHARD_IMAGES = 256
@@ -48,6 +50,7 @@ class CacheKey:
     Attributes:
         generator: Sum of the generator's weights.
         size: Edge of the square images in pixels.
+        resize: How images come to that size.
         kept: Masks of each image.
         precision: Type in which the generator multiplies.
         truth: Sum of the data set's file of annotations, or the path of its folder.
@@ -58,6 +61,7 @@ class CacheKey:
 
     generator: str
     size: int
+    resize: Resize
     kept: int
     precision: str
     truth: str
@@ -111,6 +115,7 @@ def open_mask_cache(
     kept: int,
     precision: Precision,
     loaders: int = 1,
+    resize: Resize = STRETCH,
 ) -> MaskCache:
     """Open the masks of a generator and a data set, and make those that are missing first.
 
@@ -125,19 +130,21 @@ def open_mask_cache(
         kept: Masks kept of each image, at most as many as the generator makes.
         precision: Of the generator.
         loaders: Threads that read images and compress masks.
+        resize: How images come to their size.
 
     Raises:
         DataError: An image cannot be read, its masks are not a number, the disk is too small, files cannot be written,
             or processes on several machines do not share the folder.
     """
     processes = Processes()
-    maker = _Maker(generator, dataset, size, processes.device, processes.autocast_type(precision), loaders)
+    maker = _Maker(generator, dataset, size, resize, processes.device, processes.autocast_type(precision), loaders)
     first_images = range(min(_BATCH, len(dataset)))
     first_masks = maker.masks(first_images, kept)
     image_ids = dataset.image_ids
     key = CacheKey(
         generator=_weights_sum(generator),
         size=size,
+        resize=resize,
         kept=first_masks.shape[1],
         precision=str(maker.autocast_type).removeprefix('torch.'),
         truth=file_sha256(dataset.path) if dataset.path.is_file() else str(dataset.path.resolve()),
@@ -173,6 +180,7 @@ class _Maker:
     generator: nn.Module
     dataset: PanopticDataset
     size: int
+    resize: Resize
     device: torch.device
     autocast_type: torch.dtype
     loaders: int
@@ -210,7 +218,7 @@ class _Maker:
         return {str(self.dataset.records[index].image_id): bits for index, bits in zip(indices, packed, strict=True)}
 
     def _image(self, index: int) -> Tensor:
-        return stretched_image(self.dataset.image(index), self.size)
+        return square_image(self.dataset.image(index), self.size, self.resize)
 
 
 def _packed(masks: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -11,6 +11,7 @@ from torch import nn
 
 from fisa_ros.core.errors import DataError
 from fisa_ros.core.manifest import ModelManifest, file_sha256, load_manifest
+from fisa_ros.core.placement import STRETCH, Resize
 from fisa_ros.core.vocabulary_state import NUM_SEMANTIC_TOKENS
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.datasets.registry import open_dataset
@@ -60,6 +61,9 @@ def run_stage(recipe: Recipe, data: Path, out: Path, run: RunSettings, earlier: 
     phases = list(recipe.phases)
     processes = Processes()
     sources = _sources(recipe, dataset, earlier, initial)
+    resize = _resize(recipe)
+    if resize != STRETCH:
+        sources['resize'] = resize.kind
     if run.mask_cache is not None:
         sources['mask_cache'] = 'used'
     run = replace(run, recipe={**run.recipe, **sources}, loaders=processes.loaders(run.loaders))
@@ -70,7 +74,9 @@ def run_stage(recipe: Recipe, data: Path, out: Path, run: RunSettings, earlier: 
         if recipe.initial is not None:
             _take_over(generator, _initial_network(recipe.initial).generator.state_dict(), recipe.initial)
         generator_options = parse_options(GeneratorOptions, recipe.options, recipe.where)
-        train_generator(generator, dataset, validation, phases, out / 'generator', recipe.seed, generator_options, run)
+        train_generator(
+            generator, dataset, validation, phases, out / 'generator', recipe.seed, generator_options, run, resize
+        )  # fmt: skip
         return
     network, encoder = _start(recipe, earlier, initial)
     encoder.to(processes.device)
@@ -94,7 +100,9 @@ def run_stage(recipe: Recipe, data: Path, out: Path, run: RunSettings, earlier: 
     tuned = [category for category in names if category not in novel]
     sampler = VocabularySampler(encoder, recipe.prompt_templates, NUM_SEMANTIC_TOKENS, names, tuned)
     encoder.to('cpu')
-    train_fisa(network, sampler, novel, dataset, validation, phases, out / 'fisa', recipe.seed, fisa_options, run)
+    train_fisa(
+        network, sampler, novel, dataset, validation, phases, out / 'fisa', recipe.seed, fisa_options, run, resize
+    )
     if processes.is_main:
         _LOG.info('trained: --model %s', write_model(out / 'fisa', network, encoder, recipe, initial))
 
@@ -141,6 +149,16 @@ def with_parts(recipe: Recipe) -> tuple[Recipe, ModelManifest | None]:
     if _part(recipe, 'classifier').get('regions', 'mask_tokens') != 'mask_tokens':
         raise DataError(f'{recipe.where}: regions must be mask_tokens where FISA is trained')
     return recipe, initial
+
+
+def _resize(recipe: Recipe) -> Resize:
+    """Return how the trained model will get its images: as the one that it starts from."""
+    resize = STRETCH if recipe.initial is None else load_manifest(recipe.initial).resize
+    if recipe.stage == 'clip' and resize != STRETCH:
+        raise DataError(
+            f'{recipe.where}: stage clip takes images that are stretched, {recipe.initial} has resize: {resize.kind}'
+        )
+    return resize
 
 
 def _start(recipe: Recipe, earlier: Path, initial: ModelManifest | None) -> tuple[SegmentationNetwork, TextEncoder]:

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from fisa_ros.core.manifest import ModelManifest, file_sha256, load_manifest
+from fisa_ros.core.placement import STRETCH
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
 from fisa_ros.networks.text_encoder import TextEncoder
@@ -72,11 +73,13 @@ def _carried(initial: ModelManifest, recipe: Recipe) -> dict[str, Any]:
 
 
 def _described(network: SegmentationNetwork, recipe: Recipe) -> dict[str, Any]:
-    thresholds = load_manifest(recipe.initial).thresholds if recipe.initial else Thresholds(0.25, 0.4, 0.5)
+    start = load_manifest(recipe.initial) if recipe.initial else None
+    thresholds = start.thresholds if start else Thresholds(0.25, 0.4, 0.5)
     return {
         'description': f'Made from {Path(recipe.where).name}.',
         'licence': 'Apache-2.0',
         'image_size_hw': list(network.tower.visual.image_size),
+        **({'resize': start.resize.kind} if start and start.resize != STRETCH else {}),
         'generator': dict(recipe.generator or {}),
         'classifier': dict(recipe.classifier or {}),
         'text_encoder': dict(recipe.text_encoder or {}),

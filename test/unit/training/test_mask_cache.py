@@ -10,19 +10,23 @@ import torch
 from torch import nn
 
 from fisa_ros.core.errors import DataError
+from fisa_ros.core.placement import STRETCH
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.networks.build import build_generator, build_network
 from fisa_ros.networks.mask_generator import MaskProposals
 from fisa_ros.runtime.backend import SURE_LOGIT
 from fisa_ros.training import mask_cache
-from fisa_ros.training.batches import cut_masks, training_batches, validation_batches
+from fisa_ros.training.batches import training_batches, validation_batches
 from fisa_ros.training.fisa_stage import FisaOptions, name_predicted_masks, train_fisa
 from fisa_ros.training.loop import load_trained
 from fisa_ros.training.mask_cache import open_mask_cache
 from fisa_ros.training.settings import Phase, RunSettings
+from fisa_ros.training.square_images import cut_masks
 from fisa_ros.training.vocabulary_sampler import VocabularySampler
 
 from .small_fisa import SIZE, TINY_CLASSIFIER, TINY_GENERATOR
+
+WHOLE = STRETCH.place((4, 4), (16, 16))
 
 
 class HardMasks(nn.Module):
@@ -140,13 +144,13 @@ def test_a_window_of_masks():
     masks = np.zeros((2, 4, 4), np.uint8)
     masks[0, 1, 2] = 1
     masks[1, :2] = 1
-    assert np.array_equal(cut_masks(masks, (0, 0, 1, 1), False).numpy(), masks)
-    assert np.array_equal(cut_masks(masks, (0, 0, 1, 1), True).numpy(), masks[:, :, ::-1])
-    quarter = cut_masks(masks, (0, 0.5, 0.5, 0.5), False)
+    assert np.array_equal(cut_masks(masks, (0, 0, 1, 1), False, WHOLE, WHOLE).numpy(), masks)
+    assert np.array_equal(cut_masks(masks, (0, 0, 1, 1), True, WHOLE, WHOLE).numpy(), masks[:, :, ::-1])
+    quarter = cut_masks(masks, (0, 0.5, 0.5, 0.5), False, WHOLE, WHOLE)
     # Each cell of the upper right quarter becomes two by two.
     assert quarter[0].tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]]
     assert quarter[1].tolist() == [[1] * 4] * 4
-    assert cut_masks(masks, (0, 0.5, 0.5, 0.5), True)[0].tolist()[2] == [0, 0, 1, 1]
+    assert cut_masks(masks, (0, 0.5, 0.5, 0.5), True, WHOLE, WHOLE)[0].tolist()[2] == [0, 0, 1, 1]
 
 
 def test_what_is_there_is_not_made_again(toy_dataset, generator, kept, tmp_path, monkeypatch):
