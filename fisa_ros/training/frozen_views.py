@@ -133,7 +133,7 @@ def freeze_views(
         is_guarded[:, true.shape[1] :] = (
             ~is_new[:, true.shape[1] :]
             & (on_new < _MAX_NEW_SHARE)
-            & (predicted > 0).flatten(2).any(-1)
+            & batch.shown(predicted > 0).flatten(2).any(-1)
             & (proposals.objectness.cpu() > _MIN_OBJECTNESS)
         )
         tokens, bias = tower.frozen_inputs(network.at_tower_size(images), logits.to(device))
