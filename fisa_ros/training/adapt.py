@@ -137,9 +137,9 @@ def adapt(request: AdaptRequest, run: RunSettings) -> Adaptation:
     encoder = load_text_encoder(manifest)
     guard = _guard(network, encoder, manifest, site.classes)
     if not isinstance(site, MaskedSite):
-        site = site.look(network, guard.together, manifest.image_size_hw, request.sure)
+        site = site.look(network, guard.together, manifest.image_size_hw, request.sure, manifest.resize)
         _LOG.info('masks taken: %s', ', '.join(f'{name} {count}' for name, count in site.counts.items()))
-    views = _Views(network, guard, manifest.image_size_hw[0], request)
+    views = _Views(network, guard, manifest, request)
     tuned, held = hold_out(site.dataset, guard.new, request.seed)
     train_views = views.augmented(part_of(site.dataset, tuned), request.views)
     test_views = views.to_measure(part_of(site.dataset, held or tuned))
@@ -201,21 +201,26 @@ def adapt(request: AdaptRequest, run: RunSettings) -> Adaptation:
 class _Views:
     """Makes views of images with the frozen parts of the model."""
 
-    def __init__(self, network: SegmentationNetwork, guard: Guard, size: int, request: AdaptRequest) -> None:
-        self.network, self.guard, self.size, self.request = network, guard, size, request
+    def __init__(
+        self, network: SegmentationNetwork, guard: Guard, manifest: ModelManifest, request: AdaptRequest
+    ) -> None:
+        self.network, self.guard, self.request = network, guard, request
+        self.size, self.resize = manifest.image_size_hw[0], manifest.resize
         self.rng = np.random.default_rng([request.seed, 7])
 
     def augmented(self, dataset: PanopticDataset, views: int) -> list[FrozenView]:
         """Return so many augmented views of each image on average; fewer for more than `_MAX_VIEWS` in all."""
         views = min(views, max(1, _MAX_VIEWS // len(dataset)))
         count = -(-len(dataset) * views // _FREEZE_BATCH)
-        batches = training_batches(dataset, self.size, _FREEZE_BATCH, int(self.rng.integers(2**31)))
+        seed = int(self.rng.integers(2**31))
+        batches = training_batches(dataset, self.size, _FREEZE_BATCH, seed, resize=self.resize)
         drawn = (batch for _, batch in zip(range(count), batches, strict=False))
         return freeze_views(self.network, drawn, self.guard, self.rng)
 
     def plain(self, dataset: PanopticDataset) -> list[FrozenView]:
         """Return one view of each image, as it is."""
-        return freeze_views(self.network, validation_batches(dataset, self.size, _FREEZE_BATCH), self.guard)
+        batches = validation_batches(dataset, self.size, _FREEZE_BATCH, resize=self.resize)
+        return freeze_views(self.network, batches, self.guard)
 
     def to_measure(self, dataset: PanopticDataset) -> list[FrozenView]:
         """Return views of few images: as they are, and some augmented ones."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fisa_ros.core.errors import DataError
+from fisa_ros.core.placement import Resize
 from fisa_ros.core.vocabulary import VocabularyRequest
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.datasets.site_classes import (
@@ -59,14 +60,19 @@ class NamedSite:
     allowed: tuple[frozenset[int], ...]
 
     def look(
-        self, network: SegmentationNetwork, together: SampledVocabulary, size_hw: tuple[int, int], rule: SureRule
+        self,
+        network: SegmentationNetwork,
+        together: SampledVocabulary,
+        size_hw: tuple[int, int],
+        rule: SureRule,
+        resize: Resize,
     ) -> MaskedSite:
         """Take the masks in which the model itself is sure of a new class.
 
         Raises:
             DataError: It is sure of none.
         """
-        found = name_masks(network, self.folder, self.classes, together, self.allowed, size_hw, rule)
+        found = name_masks(network, self.folder, self.classes, together, self.allowed, size_hw, rule, resize)
         counts = {entry.name: found.taken[entry.id] for entry in self.classes.new}
         if not any(counts.values()):
             best = ', '.join(f'{entry.name} {found.best[entry.id]:.2f}' for entry in self.classes.new)

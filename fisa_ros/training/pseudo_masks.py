@@ -3,19 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
 from fisa_ros.core.errors import DataError
+from fisa_ros.core.placement import Placement, Resize
 from fisa_ros.datasets.coco_panoptic import SegmentInfo
 from fisa_ros.datasets.site_classes import SiteClasses, category_table
 from fisa_ros.datasets.site_images import PackedMask, SiteDataset
 from fisa_ros.networks.mask_coverage import HIDDEN
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
-from fisa_ros.pipeline.segmenter import scale_image
+from fisa_ros.pipeline.image_scaling import image_values, place_image
 from fisa_ros.training.vocabulary_sampler import SampledVocabulary
 
 _SAME_OBJECT_IOU = 0.5
@@ -64,6 +64,7 @@ def name_masks(
     allowed: Sequence[frozenset[int]],
     size_hw: tuple[int, int],
     rule: SureRule,
+    resize: Resize,
 ) -> NamedMasks:
     """Look for masks of new classes.
 
@@ -75,6 +76,7 @@ def name_masks(
         allowed: Per image the numbers of the new classes that may be in it.
         size_hw: Size of the model's input.
         rule: When a mask is taken.
+        resize: How images come to that size.
     """
     device = network.head.logit_scale.device
     together = together.to(device)
@@ -82,13 +84,15 @@ def name_masks(
     taken, best = dict.fromkeys(sorted(new), 0), dict.fromkeys(sorted(new), 0.0)
     records, masks = [], []
     for index, record in enumerate(dataset.records):
-        image = torch.from_numpy(scale_image(dataset.image(index), size_hw)).permute(2, 0, 1)[None].float().to(device)
+        placement = resize.place(record.size_hw, size_hw)
+        placed = place_image(dataset.image(index), placement)
+        image = torch.from_numpy(placed).permute(2, 0, 1)[None].float().to(device)
         proposals = network.generator(image / 255)
         logits, objectness = proposals.mask_logits.float(), proposals.objectness[0].cpu()
         barred = [number not in allowed[index] for number in together.category_ids if number in new]
         both = [
             _probabilities(network, image / 255, logits, together, barred),
-            _probabilities(network, (image / 255).flip(-1), logits.flip(-1), together, barred),
+            _probabilities(network, _mirrored(image / 255, placement), _mirrored(logits, placement), together, barred),
         ]
         score, row, is_agreed = agreement(both[0].cpu(), both[1].cpu())
         number = torch.tensor(together.category_ids)[row]
@@ -102,7 +106,7 @@ def name_masks(
             best[kind] = max(best[kind], certainty)
             if not is_agreed[query] or certainty < rule.min_score or margin[query] < rule.min_margin:
                 continue
-            mask = _scaled(logits[0, query], record.size_hw)
+            mask = _scaled(logits[0, query], placement)
             if objectness[query] < rule.min_objectness or not mask.any():
                 continue
             if all(_iou(mask, other) < _SAME_OBJECT_IOU for other in pixels):
@@ -136,9 +140,12 @@ def _probabilities(
     return (scores.masked_fill(hidden, HIDDEN) / network.head.temperature).softmax(-1)
 
 
-def _scaled(mask_logits: Tensor, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
-    probability = mask_logits.sigmoid().cpu().numpy()
-    return np.asarray(cv2.resize(probability, size_hw[::-1], interpolation=cv2.INTER_LINEAR) > 0.5)
+def _mirrored(pixels: Tensor, placement: Placement) -> Tensor:
+    return pixels[..., torch.from_numpy(placement.mirrored_cells(pixels.shape[-1])).to(pixels.device)]
+
+
+def _scaled(mask_logits: Tensor, placement: Placement) -> NDArray[np.bool_]:
+    return image_values(mask_logits.sigmoid().cpu().numpy(), placement) > 0.5
 
 
 def _iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
