@@ -17,6 +17,7 @@ from fisa_ros.networks.checkpoints.detectron2_clip import detectron2_clip_tensor
 from fisa_ros.networks.checkpoints.eomt import eomt_tensors
 from fisa_ros.networks.checkpoints.eomt_native import eomt_native_tensors
 from fisa_ros.networks.checkpoints.mask2former import mask2former_tensors
+from fisa_ros.networks.checkpoints.transformers_files import tell_of_scaling
 from fisa_ros.networks.image_tower import FisaImageTower
 from fisa_ros.networks.pooled_tower import CLIP_LOGIT_SCALE
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
@@ -70,6 +71,7 @@ def assemble_model(manifest: ModelManifest, files: Mapping[str, Path], out: Path
     classifier_path = _path(manifest, files, 'classifier')
     _, read_generator = _GENERATORS[generator_layout]
     _take(network.generator, 'generator', generator_path, read_generator(generator_path, network.generator))
+    tell_of_scaling(generator_path, manifest.resize)
     clip = _CLASSIFIERS[classifier_layout](classifier_path, manifest.classifier['model'])
     _take_clip(network, encoder, clip, classifier_path)
     write_tensors(weights_of(network, encoder), out)

@@ -13,7 +13,6 @@ from fisa_ros.networks.checkpoints.transformers_files import (
     current_names,
     normalisation_differences,
     read_config,
-    tell_of_scaling,
 )
 from fisa_ros.networks.eomt_generator import EomtMaskGenerator
 
@@ -57,7 +56,6 @@ def eomt_tensors(path: Path, generator: EomtMaskGenerator) -> dict[str, Tensor]:
     require_same(path, differences + normalisation_differences(path, generator.mean, generator.std))
     tensors = current_names(read_checkpoint(path), generator.model)
     require_same(path, masking_differences(tensors, generator.model.config.num_blocks))
-    tell_of_scaling(path)
     return {f'model.{name}': tensor for name, tensor in tensors.items() if not name.startswith(LEFT_OUT)}
 
 

@@ -12,7 +12,6 @@ from fisa_ros.networks.checkpoints.transformers_files import (
     current_names,
     normalisation_differences,
     read_config,
-    tell_of_scaling,
 )
 from fisa_ros.networks.mask2former_generator import Mask2FormerMaskGenerator
 
@@ -72,7 +71,6 @@ def mask2former_tensors(path: Path, generator: Mask2FormerMaskGenerator) -> dict
         backbones = config.backbone_config, model.config.backbone_config
         differences += config_differences(*backbones, _BACKBONE_FIELDS, 'backbone_config.')
     require_same(path, differences + normalisation_differences(path, generator.mean, generator.std))
-    tell_of_scaling(path)
     tensors = current_names(read_checkpoint(path), model)
     return {
         f'model.{name}': tensor

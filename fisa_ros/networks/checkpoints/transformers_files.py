@@ -11,6 +11,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, apply_renamings
 
 from fisa_ros.core.errors import WeightsError
+from fisa_ros.core.placement import Resize
 from fisa_ros.networks.checkpoints.settings import read_json
 
 _TOLERANCE = 1e-4
@@ -57,20 +58,26 @@ def normalisation_differences(path: Path, mean: Tensor, std: Tensor) -> list[str
     ]
 
 
-def tell_of_scaling(path: Path) -> None:
-    """Log if `preprocessor_config.json` keeps the proportions of images, which this project stretches."""
+def tell_of_scaling(path: Path, resize: Resize) -> None:
+    """Warn if `preprocessor_config.json` brings images to their size in another way than the manifest."""
     document = read_json(path, 'preprocessor_config.json') or {}
     size = document.get('size')
-    edges = {edge: size.get(edge) for edge in ('shortest_edge', 'longest_edge')} if isinstance(size, dict) else {}
-    found = [f'size.{edge} {value}' for edge, value in edges.items() if value is not None]
+    sides = {name: value for name, value in size.items() if value is not None} if isinstance(size, dict) else {}
+    told = [f'size.{name} {value}' for name, value in sides.items()]
+    is_stretched = sides.keys() >= {'height', 'width'}
+    keeps = not is_stretched and ('shortest_edge' in sides or 'longest_edge' in sides or document.get('do_pad') is True)
     if document.get('do_pad') is True:
-        found.append('do_pad')
-    if found:
-        _LOG.info(
-            '%s was made for images that keep their proportions (%s); here they are stretched to the size of the input',
-            path,
-            ', '.join(found),
-        )
+        told.append('do_pad')
+    if keeps and resize.kind == 'stretch':
+        _LOG.warning(
+            '%s was made for images that keep their proportions (%s), the manifest stretches them: set resize: pad',
+            path, ', '.join(told),
+        )  # fmt: skip
+    elif is_stretched and resize.kind == 'pad':
+        _LOG.warning(
+            '%s was made for images that are stretched (%s), the manifest keeps their proportions: set resize: stretch',
+            path, ', '.join(told),
+        )  # fmt: skip
 
 
 def current_names(tensors: Mapping[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:
