@@ -15,6 +15,7 @@ from fisa_ros.core.manifest import (
     verify_weights,
 )
 from fisa_ros.core.model_sources import ModelSource, SourceFile
+from fisa_ros.core.placement import Resize
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.core.weights_sum import note_sum, noted_sum
 
@@ -73,6 +74,27 @@ def test_objectness_trust_may_be_given(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ('generator', 'change', 'resize'),
+    [
+        ('eomt', {}, Resize('stretch')),
+        ('eomt', {'resize': 'stretch'}, Resize('stretch')),
+        ('eomt', {'resize': 'pad'}, Resize('pad', (0, 0, 0))),
+        # The mean of ImageNet: 0 after the colours were normalised.
+        ('mask2former', {'resize': 'pad'}, Resize('pad', (124, 116, 104))),
+        ('mask2former', {}, Resize('stretch')),
+    ],
+)
+def test_how_images_come_to_their_size(tmp_path, generator, change, resize):
+    content = document() | {'generator': {'type': generator}} | change
+    assert load_manifest(write(tmp_path, content)).resize == resize
+
+
+def test_shipped_models_on_eomt_keep_proportions():
+    kinds = {name: load_manifest(name).resize.kind for name in shipped_models()}
+    assert kinds == {'fisa-tiny': 'stretch', 'fisa-s': 'pad', 'fisa-l': 'pad', 'pooled-l': 'pad'}
+
+
+@pytest.mark.parametrize(
     ('key', 'value', 'message'),
     [
         ('name', 'small', "name is 'small', but the file is tiny.yaml"),
@@ -82,6 +104,9 @@ def test_objectness_trust_may_be_given(tmp_path):
         ('image_size_hw', [320], 'got [320]'),
         ('image_size_hw', [0, 320], 'got [0, 320]'),
         ('image_size_hw', [320, 5000], 'got [320, 5000]'),
+        ('resize', 'crop', "resize must be one of stretch, pad, got 'crop'"),
+        ('resize', None, 'resize must be one of stretch, pad, got None'),
+        ('resize', ['pad'], "got ['pad']"),
         ('weights', 'tiny.safetensors', 'weights must be a mapping'),
         ('weights', {'file': 'tiny.safetensors'}, 'weights.sha256 is missing'),
         ('weights', {'file': 'x', 'sha256': 'abc'}, "weights.sha256 must be 64 hexadecimal digits, got 'abc'"),

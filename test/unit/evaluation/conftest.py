@@ -1,9 +1,11 @@
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 import pytest
 
+from fisa_ros.core.placement import Resize
 from fisa_ros.datasets.coco_panoptic import DatasetCategory
 from fisa_ros.evaluation.category_map import CategoryMap
 from fisa_ros.evaluation.image_truth import ImageTruth
@@ -39,6 +41,26 @@ def meadow(scripted_segmenter):
     segmenter = scripted_segmenter(('cat', 'dog', 'grass'), SEEN, MASKS)
     segmenter.backend.objectness[:] = (1.0, 0.8, 1.0, 1.0)
     return Meadow(segmenter, categories, truth, np.zeros((16, 16, 3), np.uint8))
+
+
+@pytest.fixture
+def wide_meadow(scripted_segmenter, write_panoptic):
+    """A padded image twice as wide as high, of a cat, a dog and grass, and a model that is right; its data set.
+
+    In the padding the model sees more grass, and a dog of its own.
+    """
+    categories = CategoryMap.from_names([DatasetCategory(*entry) for entry in CATEGORIES])
+    cells = np.array([[1, 1, 1, 2], [3, 3, 3, 3]])
+    pixels = cells.repeat(8, axis=0).repeat(8, axis=1)
+    truth = ImageTruth.of(pixels, [(1, 1, False), (2, 2, False), (3, 3, False)], categories)
+    below = np.array([[3, 3, 3, 3], [2, 2, 2, 2]])
+    seen = np.concatenate([cells, below])
+    masks = [np.concatenate([cells == number, (below == number) & (number == 3)]) for number in (1, 2, 3)]
+    masks.append(np.concatenate([cells < 0, below == 2]))
+    segmenter = scripted_segmenter(('cat', 'dog', 'grass'), (seen - 1).tolist(), np.array(masks, int).tolist())
+    segmenter.manifest = replace(segmenter.manifest, resize=Resize('pad'))
+    image = np.zeros((16, 32, 3), np.uint8)
+    return Meadow(segmenter, categories, truth, image), write_panoptic(list(CATEGORIES), [(image, pixels, SEGMENTS)])
 
 
 @pytest.fixture

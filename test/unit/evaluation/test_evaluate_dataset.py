@@ -1,15 +1,19 @@
 from dataclasses import replace
 import os
 import signal
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
 from fisa_ros.core.errors import DataError
+from fisa_ros.core.placement import Resize
 from fisa_ros.core.stop_signals import noted_signals
-from fisa_ros.datasets.coco_panoptic import PanopticDataset
+from fisa_ros.datasets.coco_panoptic import DatasetCategory, PanopticDataset
+from fisa_ros.evaluation.category_map import CategoryMap
 from fisa_ros.evaluation.evaluate_dataset import evaluate_dataset
+from fisa_ros.pipeline.segmenter import Segmenter
 
 
 def evaluated(meadow, files, vocabularies=None, **options):
@@ -102,3 +106,29 @@ def test_an_image_of_another_size_is_named(meadow, meadow_files):
     cv2.imwrite(str(meadow_files[0] / '1.png'), np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(DataError, match=r'1\.png is 8x8'):
         evaluated(meadow, meadow_files)
+
+
+@pytest.mark.parametrize('oracle', [None, 'masks', 'classes'])
+def test_a_model_that_is_right_about_a_padded_image_has_full_marks(wide_meadow, oracle):
+    meadow, files = wide_meadow
+    evaluation = evaluated(meadow, files, oracle=oracle)
+    summary = evaluation.scorers['names'].summary()
+    names = ('pq', 'pq_class_agnostic', 'miou', 'pixel_accuracy', 'ap', 'mask_accuracy')
+    assert {name: summary[name] for name in names} == dict.fromkeys(names, pytest.approx(1.0))
+    # Where masks are scaled before they meet, corners of cells as large as these are rounded.
+    assert summary['miou_semantic'] > 0.95
+    assert summary['ap_instances'] > 0.9
+    assert summary['ap50_instances'] == pytest.approx(1.0)
+
+
+def test_colours_of_a_padded_image_have_full_marks(color_backend, color_manifest, write_panoptic):
+    segmenter = Segmenter(color_backend, replace(color_manifest, resize=Resize('pad')))
+    # Two pixels of the image are one of the input: 32 x 128 of 48 x 64 are 16 rows.
+    image, pixels = np.full((32, 128, 3), (0, 255, 0), np.uint8), np.ones((32, 128), np.int32)
+    image[4:20, 10:50], pixels[4:20, 10:50] = (255, 0, 0), 2
+    image[22:32, 100:128], pixels[22:32, 100:128] = (0, 0, 255), 3
+    kinds = [(1, 'green', False), (2, 'red flag', True), (3, 'blue flag', True)]
+    files = write_panoptic(kinds, [(image, pixels, {1: 1, 2: 2, 3: 3})])
+    categories = CategoryMap.from_names([DatasetCategory(*kind) for kind in kinds])
+    meadow = SimpleNamespace(segmenter=segmenter, categories=categories)
+    assert evaluated(meadow, files).scorers['names'].summary()['pq'] == 1.0

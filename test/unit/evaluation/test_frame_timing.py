@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 
 from fisa_ros.core.errors import ImageError
+from fisa_ros.core.placement import Resize
 from fisa_ros.core.results import PanopticResult, Segment
 from fisa_ros.evaluation.frame_files import read_frames
 from fisa_ros.evaluation.frame_timing import FrameTimer, in_turn, label_agreement
@@ -97,3 +100,16 @@ def test_frames_are_read_in_order_and_scaled(tmp_path, flags):
     (tmp_path / 'c.jpg').write_bytes(b'no image')
     with pytest.raises(ImageError, match=r'c\.jpg is not an image that can be read'):
         read_frames(tmp_path, (80, 60))
+
+
+def test_padded_frames(segmenter, color_vocabulary, flags, tmp_path):
+    wide = np.ascontiguousarray(flags[:60])
+    segmenter = Segmenter(segmenter.backend, replace(segmenter.manifest, resize=Resize('pad')))
+    state = segmenter.prepare(color_vocabulary)
+    _, result = FrameTimer(segmenter, state, [wide]).run(0)
+    np.testing.assert_array_equal(result.panoptic_map, segmenter.segment(wide, state).panoptic_map)
+    cv2.imwrite(str(tmp_path / 'a.png'), np.ascontiguousarray(wide[..., ::-1]))
+    (frame,) = read_frames(tmp_path, (80, 60), resize=Resize('pad'))
+    assert frame.shape == (60, 80, 3)
+    assert frame[:30].any(2).all()
+    assert not frame[30:].any()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fisa_ros.core.errors import DataError
-from fisa_ros.core.placement import STRETCH
+from fisa_ros.core.placement import STRETCH, Resize
 from fisa_ros.datasets.coco_panoptic import DatasetCategory, PanopticDataset, SegmentInfo
 from fisa_ros.evaluation.category_map import CategoryMap
 from fisa_ros.evaluation.image_truth import ImageTruth
@@ -93,3 +93,13 @@ def test_a_data_set_is_read_in_numbers(write_panoptic):
     assert truth.is_crowd.tolist() == [False, True, False]
     assert truth.crowds == [2]
     assert truth.category_of == {1: 1, 2: 1, 3: 2}
+
+
+def test_masks_of_a_padded_image_have_nothing_in_the_padding():
+    panoptic_map = np.ones((12, 24), np.int32)
+    panoptic_map[:, 12:] = 2
+    truth = ImageTruth.of(panoptic_map, [(1, CAT, False), (2, GRASS, False)], CATEGORIES)
+    masks, categories = truth.masks(Resize('pad').place((12, 24), (16, 16)))
+    left = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    assert masks.tolist() == [left, [row[::-1] for row in left]]
+    assert categories.tolist() == [CAT, GRASS]

@@ -2,7 +2,7 @@ import numpy as np
 from pycocotools import mask as mask_coding
 import pytest
 
-from fisa_ros.core.placement import STRETCH
+from fisa_ros.core.placement import STRETCH, Resize
 from fisa_ros.evaluation.scored_masks import ScoredMasks, class_scores
 
 
@@ -82,3 +82,27 @@ def test_scores_are_those_of_the_head():
     # All classes of a mask are scaled alike.
     factors = scores / probabilities[:, :-1]
     np.testing.assert_allclose(factors, np.broadcast_to(factors[:, :1], factors.shape), rtol=1e-5)
+
+
+def test_padding_is_cut_off_before_pixels_are_read():
+    torch = pytest.importorskip('torch')
+    generator = np.random.default_rng(3)
+    logits = generator.normal(0, 4, (6, 16, 16)).astype(np.float32)
+    scores = generator.random((6, 4)).astype(np.float32)
+    # A pixel of the image is one of the input.
+    masks = ScoredMasks(logits, scores, Resize('pad').place((40, 64), (64, 64)))
+    scaled = torch.nn.functional.interpolate(torch.from_numpy(logits)[None], (64, 64), mode='bilinear')[0, :, :40]
+    sums = torch.einsum('nk,nhw->khw', torch.from_numpy(scores), scaled.sigmoid())
+    np.testing.assert_array_equal(masks.class_map(), sums.argmax(0).numpy())
+    instances = masks.instances({0: 0, 1: 1, 2: 2, 3: 3})
+    areas = (scaled > 0).sum((1, 2)).tolist()
+    assert {int(mask_coding.area(entry.code)) for entry in instances} == set(areas)
+    sureness = [(1 / (1 + np.exp(-entry[entry > 0]))).mean() for entry in logits[:, :10]]
+    assert instances[0].score == pytest.approx(scores.max() * sureness[scores.max(1).argmax()])
+
+
+def test_a_mask_in_the_padding_is_no_instance():
+    logits = np.full((1, 4, 4), -9.0, np.float32)
+    logits[0, 3] = 9.0
+    masks = ScoredMasks(logits, np.ones((1, 1), np.float32), Resize('pad').place((8, 16), (16, 16)))
+    assert masks.instances({0: 1}) == []

@@ -1,6 +1,7 @@
 """A model from the checkpoints of its parts, in the forms that they are published in."""
 
 from dataclasses import replace
+import json
 import math
 
 import open_clip
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from fisa_ros.core.errors import ManifestError, WeightsError
 from fisa_ros.core.manifest import ModelManifest, WeightsFile
 from fisa_ros.core.model_sources import ModelSource
+from fisa_ros.core.placement import Resize
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.networks.assemble import assemble_model
 from fisa_ros.networks.load import load_network, load_text_encoder
@@ -285,3 +287,14 @@ def test_a_tag_of_open_clip_stands_for_a_source(tmp_path, monkeypatch):
     assemble_model(tagged, {'generator': files['generator']}, tmp_path / 'b.safetensors')
     assert (tmp_path / 'a.safetensors').read_bytes() == (tmp_path / 'b.safetensors').read_bytes()
     assert load_network(replace(tagged, weights=WeightsFile(tmp_path / 'b.safetensors', None)))
+
+
+def test_a_manifest_that_scales_images_otherwise_is_told_of(tmp_path, caplog):
+    manifest, (files, *_) = manifest_of('tiny-vit', tmp_path), write_sources('tiny-vit', tmp_path)
+    settings = {'do_pad': True, 'size': {'shortest_edge': 64, 'longest_edge': 64}}
+    (files['generator'] / 'preprocessor_config.json').write_text(json.dumps(settings))
+    assemble_model(manifest, files, manifest.weights.path)
+    assert 'set resize: pad' in caplog.text
+    caplog.clear()
+    assemble_model(replace(manifest, resize=Resize('pad')), files, manifest.weights.path)
+    assert 'resize' not in caplog.text

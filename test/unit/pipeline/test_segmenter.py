@@ -1,10 +1,12 @@
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 import re
 
 import numpy as np
 import pytest
 
 from fisa_ros.core.errors import BackendUnavailableError, ImageError, ManifestError, VocabularyError
+from fisa_ros.core.placement import Resize
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.core.vocabulary import VocabularyRegistry, VocabularyRequest
 from fisa_ros.pipeline.segmenter import MAX_IMAGE_SIDE, Segmenter, check_image
@@ -157,3 +159,50 @@ def test_load_names_what_is_wrong():
         Segmenter.load('nothing')
     with pytest.raises(BackendUnavailableError, match="unknown back-end 'caffe'"):
         Segmenter.load('fisa-tiny', backend='caffe')
+
+
+def padded(segmenter):
+    return Segmenter(segmenter.backend, replace(segmenter.manifest, resize=Resize('pad')))
+
+
+@pytest.mark.parametrize('size_hw', [(480, 640), (1080, 1920), (640, 480), (77, 333), (1, 1), (2, 16384)])
+@pytest.mark.parametrize('kind', ['pad', 'stretch'])
+def test_a_pattern_comes_back_to_its_place(segmenter, color_vocabulary, size_hw, kind):
+    segmenter = Segmenter(segmenter.backend, replace(segmenter.manifest, resize=Resize(kind)))
+    image = np.full((*size_hw, 3), (0, 255, 0), np.uint8)
+    right, bottom = (round(0.55 * side) for side in size_hw[::-1])
+    image[:bottom, :right] = (255, 0, 0)
+    result = segmenter.segment(image, segmenter.prepare(color_vocabulary))
+    names = np.array(['', *(segment.class_name for segment in result.segments)])[result.panoptic_map]
+    # A cell is a pixel of the input. One on the line mixes both colours; the nearest pixels of a whole cell do not.
+    cell_h, cell_w = (
+        side / placed for side, placed in zip(size_hw, segmenter.placement(size_hw).content_hw, strict=True)
+    )
+    y, x = np.arange(size_hw[0])[:, None] + 0.5, np.arange(size_hw[1])[None] + 0.5
+    is_sure = (np.abs(x - right) > cell_w) & (np.abs(y - bottom) > cell_h)
+    expected = np.where((x < right) & (y < bottom), 'red flag', 'green')
+    np.testing.assert_array_equal(names[is_sure], expected[is_sure])
+    assert result.panoptic_map.shape == size_hw
+
+
+def test_padding_is_no_segment(segmenter, color_vocabulary):
+    # Black is closest to none of the words; the lenient threshold makes it one in the padding alone.
+    image = np.full((60, 160, 3), (0, 0, 255), np.uint8)
+    lenient = Thresholds(score=0.0, mask=0.5, overlap=0.8)
+    state = segmenter.prepare(color_vocabulary)
+    (segment,) = padded(segmenter).segment(image, state, lenient).segments
+    assert segment.class_name == 'blue flag'
+    assert (segment.area, segment.box_xyxy) == (60 * 160, (0, 0, 160, 60))
+
+
+def test_padded_is_the_square_that_is_made_by_hand(segmenter, color_vocabulary, flags):
+    image = np.ascontiguousarray(flags[:, :60])
+    state = segmenter.prepare(color_vocabulary)
+    found = padded(segmenter).segment(image, state)
+    # 48 of 64 columns are black: 120 x 60 becomes 48 x 24.
+    square = np.zeros((120, 160, 3), np.uint8)
+    square[:, :60] = image
+    expected = segmenter.segment(square, state)
+    names = [np.array(['', *(segment.class_name for segment in result.segments)]) for result in (found, expected)]
+    np.testing.assert_array_equal(names[0][found.panoptic_map], names[1][expected.panoptic_map[:, :60]])
+    assert {segment.class_name for segment in found.segments} == {'green', 'red flag'}

@@ -3,6 +3,7 @@
 from dataclasses import replace
 import shutil
 
+import cv2
 import numpy as np
 import onnx
 from open_clip.tokenizer import SimpleTokenizer
@@ -14,6 +15,7 @@ import torch
 from fisa_ros.core.clip_text import clean_clip_text
 from fisa_ros.core.errors import GraphsError, WeightsError
 from fisa_ros.core.manifest import file_sha256, load_manifest
+from fisa_ros.core.placement import STRETCH, Resize
 from fisa_ros.core.vocabulary import VocabularyRegistry, VocabularyRequest
 from fisa_ros.pipeline.segmenter import Segmenter
 from fisa_ros.runtime import graph_export, graph_files
@@ -189,3 +191,30 @@ def test_a_model_without_weights_says_how_to_try_it(tmp_path):
     with pytest.raises(GraphsError, match=f"'small-vit' has no exported graphs in .*{text}"):
         OnnxRuntimeBackend(manifest, tmp_path / 'graphs')
     assert load_manifest(manifest.path).weights.sha256 is None
+
+
+@pytest.mark.parametrize('size_hw', [(32, 64), (64, 128), (64, 32)])
+def test_a_padded_image_is_the_square_that_is_made_by_hand(exported, size_hw):
+    manifest, _, backend, torch_backend, state = exported
+    assert manifest.resize == Resize('pad')
+    image = np.random.default_rng(2).integers(180, 256, (*size_hw, 3), np.uint8)
+    step = max(size_hw) // SIZE
+    rows, columns = size_hw[0] // step, size_hw[1] // step
+    square = np.zeros((SIZE, SIZE, 3), np.uint8)
+    square[:rows, :columns] = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
+    by_hand = Segmenter(torch_backend, replace(manifest, resize=STRETCH)).segment(square, state)
+    seen = [Segmenter(entry, manifest).segment(image, state) for entry in (torch_backend, backend)]
+    np.testing.assert_array_equal(seen[0].panoptic_map, seen[1].panoptic_map)
+    expected = by_hand.panoptic_map[:rows, :columns].repeat(step, 0).repeat(step, 1)
+    for result in seen:
+        assert len(result.segments) > 3, 'random masks that all look alike compare nothing'
+        assert result.panoptic_map.shape == size_hw
+        # Segments are numbered by what the image shows of them.
+        pairs = np.unique(np.stack([result.panoptic_map, expected], -1).reshape(-1, 2), axis=0).tolist()
+        assert len(pairs) == len({mine for mine, _ in pairs}) == len({other for _, other in pairs})
+        segments = [{entry.id: entry for entry in each.segments} for each in (result, by_hand)]
+        for mine, other in pairs:
+            if mine:
+                found, wanted = segments[0][mine], segments[1][other]
+                assert (found.class_id, found.area) == (wanted.class_id, (expected == other).sum())
+                assert found.score == pytest.approx(wanted.score, abs=1e-4)

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from fisa_ros.core.errors import DataError
+from fisa_ros.core.placement import STRETCH, Resize
 from fisa_ros.datasets.coco_panoptic import PanopticDataset, SegmentInfo, encode_ids
 from fisa_ros.training.batches import instance_masks, jitter_colors, training_batches, validation_batches
 
+PAD = Resize('pad')
 IDS = (1, 300, 70_000)
 CATEGORIES = (5, 9, 5)
 COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
@@ -101,8 +103,9 @@ def test_processes_make_together_the_batch_of_one(dataset):
         next(training_batches(dataset, 16, 4, seed=1, parts=3))
 
 
-def test_masks_stay_on_their_pixels_through_crop_and_flip(dataset):
-    source = training_batches(dataset, 48, 8, seed=0)
+@pytest.mark.parametrize('resize', [STRETCH, PAD])
+def test_masks_stay_on_their_pixels_through_crop_and_flip(dataset, resize):
+    source = training_batches(dataset, 48, 8, seed=0, resize=resize)
     right, turned = [], set()
     for _ in range(4):
         batch = next(source)
@@ -152,3 +155,38 @@ def test_what_cannot_be_batched_is_refused(dataset):
         record.image_path.write_bytes(b'no image')
     with pytest.raises(DataError, match='is not an image that can be read'):
         next(training_batches(dataset, 16, 2, seed=0))
+
+
+def test_a_padded_image_has_nothing_in_its_padding(dataset):
+    (batch, _) = validation_batches(dataset, 48, 3, resize=PAD)
+    assert not batch.images[:, :, 32:].any()
+    assert (batch.images[1, :, 20, [4, 24, 44]] * 255).T.round().tolist() == [list(color) for color in COLORS]
+    # 16 x 32 pixels are 4 x 8 cells.
+    assert batch.masks[1].sum((1, 2)).tolist() == [32, 32, 32]
+    assert not batch.masks[1][:, 8:].any()
+    assert batch.is_shown.tolist() == [[[row < 8] * 12 for row in range(12)]] * 3
+    masks = torch.ones(3, 2, 12, 12, dtype=torch.bool)
+    assert torch.equal(batch.shown(masks), batch.is_shown[:, None].expand(3, 2, 12, 12))
+    (stretched, _) = validation_batches(dataset, 48, 3)
+    assert stretched.is_shown is None
+    assert stretched.shown(masks) is masks
+
+
+def test_windows_are_padded_as_images_of_their_shape(dataset):
+    source = training_batches(dataset, 48, 8, seed=0, resize=Resize('pad', (51, 102, 204)))
+    shapes, noisy = set(), 0
+    for _ in range(4):
+        batch = next(source)
+        for image, masks, is_shown in zip(batch.images, batch.masks, batch.is_shown, strict=True):
+            rows, columns = int(is_shown.any(1).sum()), int(is_shown.any(0).sum())
+            shapes.add((rows, columns))
+            assert 12 in (rows, columns)
+            assert is_shown.sum() == rows * columns
+            assert not masks[:, ~is_shown].any()
+            padding = image[:, ~is_shown.repeat_interleave(4, 0).repeat_interleave(4, 1)]
+            # Colours change in the image alone.
+            torch.testing.assert_close(padding, torch.tensor([[0.2], [0.4], [0.8]]).expand_as(padding))
+            noisy += bool(image[:, :4].std() > 0)
+    assert len(shapes) > 4
+    assert {12} < {rows for rows, _ in shapes}
+    assert noisy

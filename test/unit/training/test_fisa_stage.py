@@ -80,3 +80,15 @@ def test_rough_masks_grow_shrink_blur_or_stay():
 def test_impossible_options_are_refused(options, message):
     with pytest.raises(DataError, match=message):
         FisaOptions(**options)
+
+
+def test_padding_counts_for_no_predicted_mask():
+    truth = masks((0, 0), (0, 4))
+    is_shown = torch.zeros(1, 8, 8, dtype=torch.bool)
+    is_shown[0, :4] = True
+    spilled, below = truth[0].clone(), torch.zeros(8, 8)
+    spilled[4:] = 1
+    below[5:7, 2:6] = 1
+    logits = (2 * torch.stack([spilled, below]) - 1)[None] * 5
+    batch = Batch(torch.zeros(1, 3, 32, 32), [truth], [torch.tensor([3, 7])], [0], is_shown=is_shown)
+    assert name_predicted_masks(logits, batch).tolist() == [[3, IGNORED]]

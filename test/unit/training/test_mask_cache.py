@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fisa_ros.core.errors import DataError
-from fisa_ros.core.placement import STRETCH
+from fisa_ros.core.placement import STRETCH, Resize
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.networks.build import build_generator, build_network
 from fisa_ros.networks.mask_generator import MaskProposals
@@ -26,6 +26,7 @@ from fisa_ros.training.vocabulary_sampler import VocabularySampler
 
 from .small_fisa import SIZE, TINY_CLASSIFIER, TINY_GENERATOR
 
+PAD = Resize('pad')
 WHOLE = STRETCH.place((4, 4), (16, 16))
 
 
@@ -111,9 +112,9 @@ def test_training_from_the_cache_is_training_with_the_generator_where_nothing_is
 class TrueMasks:
     """Keeps the true masks of each image as it is, in the order of the categories."""
 
-    def __init__(self, dataset, size):
+    def __init__(self, dataset, size, resize):
         self.kept = {}
-        for batch in validation_batches(dataset, size, 1):
+        for batch in validation_batches(dataset, size, 1, resize=resize):
             masks = dict(zip(batch.categories[0].tolist(), batch.masks[0], strict=True))
             nothing = torch.zeros(size // 4, size // 4)
             stacked = torch.stack([masks.get(category, nothing) for category in (3, 7, 9)])
@@ -123,14 +124,17 @@ class TrueMasks:
         return self.kept[index]
 
 
-def test_masks_are_cut_and_flipped_with_their_image(toy_dataset):
+@pytest.mark.parametrize('resize', [STRETCH, PAD])
+def test_masks_are_cut_and_flipped_with_their_image(toy_dataset, resize):
     size = 256
-    batches = training_batches(toy_dataset, size, 8, seed=2, kept_masks=TrueMasks(toy_dataset, size))
+    kept = TrueMasks(toy_dataset, size, resize)
+    batches = training_batches(toy_dataset, size, 8, seed=2, kept_masks=kept, resize=resize)
     assert next(training_batches(toy_dataset, size, 8, seed=2)).proposals is None
     compared = 0
     for _ in range(3):
         batch = next(batches)
         assert batch.proposals.shape == (8, 3, size // 4, size // 4)
+        assert torch.equal(batch.shown(batch.proposals > 0), batch.proposals > 0)
         for masks, categories, proposals in zip(batch.masks, batch.categories, batch.proposals, strict=True):
             for mask, category in zip(masks > 0.5, categories.tolist(), strict=True):
                 proposal = proposals[(3, 7, 9).index(category)] > 0
@@ -151,6 +155,25 @@ def test_a_window_of_masks():
     assert quarter[0].tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]]
     assert quarter[1].tolist() == [[1] * 4] * 4
     assert cut_masks(masks, (0, 0.5, 0.5, 0.5), True, WHOLE, WHOLE)[0].tolist()[2] == [0, 0, 1, 1]
+
+
+def test_a_window_of_masks_of_a_padded_image():
+    # An image of 8 x 16 takes the two upper rows.
+    whole = PAD.place((8, 16), (16, 16))
+    masks = np.zeros((1, 4, 4), np.uint8)
+    masks[0, 1, 2] = 1
+    masks[0, 3] = 1
+    right = cut_masks(masks, (0, 0.5, 1, 0.5), False, whole, PAD.place((8, 8), (16, 16)))
+    assert right[0].tolist() == [[0] * 4, [0] * 4, [1, 1, 0, 0], [1, 1, 0, 0]]
+    below = cut_masks(masks, (0.5, 0, 0.5, 1), False, whole, PAD.place((4, 16), (16, 16)))
+    assert below[0].tolist() == [[0, 0, 1, 0], [0] * 4, [0] * 4, [0] * 4]
+    flipped = cut_masks(masks, (0.5, 0, 0.5, 1), True, whole, PAD.place((4, 16), (16, 16)))
+    assert flipped[0].tolist() == [[0, 1, 0, 0], [0] * 4, [0] * 4, [0] * 4]
+    # A window of 8 x 4 takes two columns of four, which are turned round among themselves.
+    narrow = cut_masks(masks, (0, 0.5, 1, 0.25), True, whole, PAD.place((8, 4), (16, 16)))
+    assert narrow[0].tolist() == [[0] * 4, [0] * 4, [1, 1, 0, 0], [1, 1, 0, 0]]
+    edge = cut_masks(masks, (0, 0.375, 1, 0.25), True, whole, PAD.place((8, 4), (16, 16)))
+    assert edge[0].tolist() == [[0] * 4, [0] * 4, [1, 0, 0, 0], [1, 0, 0, 0]]
 
 
 def test_what_is_there_is_not_made_again(toy_dataset, generator, kept, tmp_path, monkeypatch):
@@ -191,9 +214,11 @@ def test_other_weights_sizes_and_numbers_have_files_of_their_own(toy_dataset, ge
     open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, 3, 'fp32')
     open_mask_cache(tmp_path / 'cache', generator, toy_dataset, 2 * SIZE, 4, 'fp32')
     open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, 4, 'bf16')
+    open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, 4, 'fp32', resize=PAD)
+    open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, 4, 'fp32', resize=Resize('pad', (9, 9, 9)))
     fewer = replace(toy_dataset, records=toy_dataset.records[:3])
     open_mask_cache(tmp_path / 'cache', generator, fewer, SIZE, 4, 'fp32')
-    assert len(list((tmp_path / 'cache').iterdir())) == 6
+    assert len(list((tmp_path / 'cache').iterdir())) == 8
 
 
 def test_other_images_with_the_same_ids_have_masks_of_their_own(toy_dataset, toy_data, generator, kept, tmp_path):
@@ -254,3 +279,11 @@ def test_a_disk_that_is_too_small_is_named_before(toy_dataset, generator, tmp_pa
     with pytest.raises(DataError, match='has 0 MB free, the masks need about'):
         open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, 4, 'fp32')
     assert not files(tmp_path)
+
+
+def test_kept_masks_of_a_padded_image_are_those_of_a_padded_image(toy_dataset, generator, tmp_path):
+    kept = open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, 4, 'fp32', resize=PAD)
+    (batch,) = validation_batches(toy_dataset, SIZE, 8, resize=PAD)
+    for index, logits, objectness in zip(batch.indices, *generator(batch.images), strict=True):
+        best = objectness.argsort(descending=True, stable=True)[:4]
+        assert np.array_equal(kept.masks(index), (logits[best] > 0).numpy())

@@ -13,6 +13,7 @@ import yaml
 
 from fisa_ros.core.errors import DataError, WeightsError
 from fisa_ros.core.manifest import load_manifest, untuned_note
+from fisa_ros.core.placement import Resize
 from fisa_ros.networks.load import load_network, load_text_encoder
 from fisa_ros.tools import evaluate
 from fisa_ros.tools.train import main
@@ -68,6 +69,7 @@ def test_the_result_is_a_model_that_all_tools_take(trained, model):
     start, manifest = load_manifest(model), load_manifest(trained / 'fisa' / f'{NAME}.yaml')
     assert (manifest.licence, manifest.image_size_hw) == (start.licence, start.image_size_hw)
     assert manifest.thresholds == start.thresholds
+    assert manifest.resize == start.resize == Resize('pad')
     assert start.weights.sha256 in manifest.description
     assert 'small-coco.yaml' in manifest.description
     documents = [yaml.safe_load(path.read_text()) for path in (model, manifest.path)]

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 
 import pytest
 from safetensors.torch import save_file
@@ -9,9 +10,11 @@ import torch
 from transformers import EomtConfig, EomtForUniversalSegmentation
 
 from fisa_ros.core.errors import WeightsError
+from fisa_ros.core.placement import Resize
 from fisa_ros.networks.build import build_generator
 from fisa_ros.networks.checkpoints.eomt import eomt_tensors
 from fisa_ros.networks.checkpoints.eomt_native import eomt_native_tensors
+from fisa_ros.networks.checkpoints.transformers_files import tell_of_scaling
 
 from .small_checkpoints import EOMT, NativeEomt, eomt, scramble
 
@@ -189,22 +192,36 @@ def test_another_normalisation_is_named(generator, tmp_path):
         eomt_native_tensors(tmp_path / 'native.bin', generator)
 
 
+_EDGES = {'size': {'shortest_edge': 640, 'longest_edge': 641}}
+_SIDES = {'size': {'height': 640, 'width': 640}}
+
+
 @pytest.mark.parametrize(
-    ('settings', 'text'),
+    ('kind', 'settings', 'text'),
     [
-        ({'do_pad': True, 'size': {'shortest_edge': 640, 'longest_edge': 641}},
-         ['size.shortest_edge 640, size.longest_edge 641, do_pad); here they are stretched']),
-        ({'do_pad': False, 'size': {'height': 640, 'width': 640}}, []),
-        ({'size': 640}, []),
+        ('stretch', {'do_pad': True, **_EDGES},
+         r'keep their proportions \(size.shortest_edge 640, size.longest_edge 641, do_pad\), .*: set resize: pad$'),
+        ('stretch', {'size': {'shortest_edge': 640, 'longest_edge': None}}, r'\(size.shortest_edge 640\)'),
+        ('stretch', {'do_pad': True}, r'keep their proportions \(do_pad\)'),
+        ('pad', {'do_pad': True, **_EDGES}, None),
+        ('pad', {'do_pad': False, **_SIDES},
+         r'are stretched \(size.height 640, size.width 640\), .*: set resize: stretch$'),
+        ('stretch', _SIDES, None),
+        # Of an image that is stretched nothing is left to be padded.
+        ('stretch', {'do_pad': True, **_SIDES}, None),
+        ('pad', {'size': 640}, None),
+        ('stretch', {'size': 640}, None),
+        ('pad', {}, None),
+        ('stretch', None, None),
     ],
 )  # fmt: skip
-def test_images_that_kept_their_proportions_are_told_of(generator, tmp_path, caplog, settings, text):
-    eomt().save_pretrained(tmp_path)
-    (tmp_path / 'preprocessor_config.json').write_text(json.dumps(settings))
-    with caplog.at_level(logging.INFO, 'fisa_ros.networks'):
-        eomt_tensors(tmp_path, generator)
-    told = [record.getMessage() for record in caplog.records if record.name == 'fisa_ros.networks']
-    assert [part in message for message, part in zip(told, text, strict=True)] == [True] * len(text)
+def test_proportions_that_contradict_the_manifest_are_told_of(tmp_path, caplog, kind, settings, text):
+    if settings is not None:
+        (tmp_path / 'preprocessor_config.json').write_text(json.dumps(settings))
+    tell_of_scaling(tmp_path, Resize(kind))
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(told) == (text is not None)
+    assert text is None or re.search(text, told[0])
 
 
 def test_the_differences_of_a_dinov3_are_refused(generator, tmp_path):
