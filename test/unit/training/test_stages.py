@@ -149,6 +149,36 @@ def test_recipes_that_would_break_later_are_refused_first(toy_data, tmp_path, ch
         run_stage(replace(recipe('fisa'), **changes), toy_data, tmp_path, RunSettings(1))
 
 
+@pytest.fixture(scope='module')
+def padded(trained, tmp_path_factory):
+    """The trained model, said to have padded images."""
+    folder = tmp_path_factory.mktemp('padded')
+    shutil.copy(next((trained / 'fisa').glob('*.safetensors')), folder)
+    written = next((trained / 'fisa').glob('*.yaml'))
+    manifest = folder / written.name
+    manifest.write_text(f'{written.read_text()}resize: pad\n')
+    return manifest
+
+
+def test_a_model_gets_its_images_as_the_one_that_it_starts_from(trained, padded, toy_data, tmp_path):
+    chosen = replace(recipe('fisa'), initial=str(padded))
+    run_stage(chosen, toy_data, tmp_path, RunSettings(1, None, 'fp32', chosen.settings()), earlier=trained)
+    (written,) = (tmp_path / 'fisa').glob('*.yaml')
+    assert load_manifest(written).resize.kind == 'pad'
+    assert load_manifest(next((trained / 'fisa').glob('*.yaml'))).resize.kind == 'stretch'
+    # Gone on with under another geometry, it would be neither.
+    document = padded.read_text()
+    padded.write_text(document.replace('resize: pad\n', ''))
+    with pytest.raises(DataError, match='resize'):
+        run_stage(chosen, toy_data, tmp_path, RunSettings(1, None, 'fp32', chosen.settings()), earlier=trained)
+    padded.write_text(document)
+
+
+def test_captioned_crops_are_of_stretched_images(padded, toy_data, tmp_path):
+    with pytest.raises(DataError, match=r'stage clip takes images that are stretched, .* has resize: pad'):
+        run_stage(replace(recipe('clip'), initial=str(padded)), toy_data, tmp_path, RunSettings(1))
+
+
 def test_hidden_words_are_counted_for_base_categories(trained):
     assert load_trained(trained / 'fisa')['fiser.cycle.counts'].shape == (2,)
 
