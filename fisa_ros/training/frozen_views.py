@@ -128,7 +128,7 @@ def freeze_views(
         is_true = torch.zeros_like(labels, dtype=torch.bool)
         is_true[:, : true.shape[1]] = True
         is_new = torch.isin(labels, torch.tensor(sorted(guard.new), dtype=torch.int64))
-        on_new = _share_on_new(predicted, true, is_new[:, : true.shape[1]])
+        on_new = _share_on_new(batch.shown(predicted > 0), true, is_new[:, : true.shape[1]])
         is_guarded = ~is_new & (labels != IGNORED)
         is_guarded[:, true.shape[1] :] = (
             ~is_new[:, true.shape[1] :]
@@ -171,7 +171,7 @@ def collate_views(views: Sequence[FrozenView]) -> ViewBatch:
 
 
 def _share_on_new(predicted: Tensor, true: Tensor, is_new: Tensor) -> Tensor:
-    """Return the share `(B, N)` of each predicted mask that lies on new objects."""
-    masks = (predicted > 0).flatten(2).float()
+    """Return the share `(B, N)` of each predicted bool mask that lies on new objects."""
+    masks = predicted.flatten(2).float()
     covered = (true * is_new[..., None, None]).amax(1).flatten(1)
     return torch.einsum('bnp,bp->bn', masks, covered) / masks.sum(-1).clamp(min=1)

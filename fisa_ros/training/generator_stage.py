@@ -39,8 +39,9 @@ def mean_best_iou(
     with torch.inference_mode():
         for batch in validation_batches(dataset, size, 8, limit, resize):
             proposals = generator(batch.images.to(device))
+            predicted = batch.shown(proposals.mask_logits > 0)
             for image, masks in enumerate(batch.masks):
-                kept = proposals.mask_logits[image][proposals.objectness[image] > 0.5].flatten(1) > 0
+                kept = predicted[image][proposals.objectness[image] > 0.5].flatten(1)
                 truth = masks.to(device).flatten(1) > 0.5
                 inter = truth.float() @ kept.float().T
                 union = truth.sum(1, keepdim=True) + kept.sum(1) - inter

@@ -8,7 +8,9 @@ import torch
 from fisa_ros.core.errors import DataError
 from fisa_ros.core.placement import STRETCH, Resize
 from fisa_ros.datasets.coco_panoptic import PanopticDataset, SegmentInfo, encode_ids
+from fisa_ros.networks.mask_generator import MaskProposals
 from fisa_ros.training.batches import instance_masks, jitter_colors, training_batches, validation_batches
+from fisa_ros.training.generator_stage import mean_best_iou
 
 PAD = Resize('pad')
 IDS = (1, 300, 70_000)
@@ -190,3 +192,21 @@ def test_windows_are_padded_as_images_of_their_shape(dataset):
     assert len(shapes) > 4
     assert {12} < {rows for rows, _ in shapes}
     assert noisy
+
+
+def test_padding_is_not_in_the_best_iou(dataset):
+    class Stripes(torch.nn.Module):
+        """Proposes the left stripe, down to the end of the padding."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, images):
+            logits = torch.full((len(images), 1, 12, 12), -5.0)
+            logits[:, :, :, :4] = 5.0
+            return MaskProposals(logits, torch.ones(len(images), 1))
+
+    found = mean_best_iou(Stripes(), dataset, 48, 4, PAD)
+    # One stripe of 2 or 3 in each of four images.
+    assert found['recall'] == found['best_iou'] == pytest.approx(4 / 11)

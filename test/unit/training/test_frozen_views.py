@@ -92,11 +92,13 @@ def test_what_is_guarded_is_nothing_new(views):
 def test_predicted_masks_on_new_objects_are_not_guarded(network, guard):
     class Proposals:
         def __call__(self, images):
-            masks = torch.full((1, 4, 16, 16), -5.0)
+            masks = torch.full((1, 5, 16, 16), -5.0)
             masks[0, 0, :4, :4] = 5.0
             masks[0, 1, 6:14, 8:] = 5.0
             masks[0, 3, 13:, :4] = 5.0
-            return type('P', (), {'mask_logits': masks, 'objectness': torch.ones(1, 4)})
+            masks[0, 4, :4, 6:8] = 5.0
+            masks[0, 4, 12:, 8:] = 5.0
+            return type('P', (), {'mask_logits': masks, 'objectness': torch.ones(1, 5)})
 
     truth = torch.zeros(1, 16, 16)
     truth[0, :4, :8] = 1
@@ -111,8 +113,8 @@ def test_predicted_masks_on_new_objects_are_not_guarded(network, guard):
     finally:
         del network.__dict__['generator']
         network.generator = generator
-    # True mask of the new class; on half of it; elsewhere; empty; in the padding alone.
-    assert view.is_guarded.tolist() == [False, False, True, False, False]
+    # True mask of the new class; on half of it; elsewhere; empty; in the padding alone; on it, and in the padding.
+    assert view.is_guarded.tolist() == [False, False, True, False, False, False]
 
 
 def make_view(labels, is_true, base_logits, is_guarded):
