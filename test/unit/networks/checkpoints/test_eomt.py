@@ -4,10 +4,12 @@ import json
 import logging
 import re
 
+import cv2
+import numpy as np
 import pytest
 from safetensors.torch import save_file
 import torch
-from transformers import EomtConfig, EomtForUniversalSegmentation
+from transformers import EomtConfig, EomtForUniversalSegmentation, EomtImageProcessor
 
 from fisa_ros.core.errors import WeightsError
 from fisa_ros.core.placement import Resize
@@ -15,6 +17,7 @@ from fisa_ros.networks.build import build_generator
 from fisa_ros.networks.checkpoints.eomt import eomt_tensors
 from fisa_ros.networks.checkpoints.eomt_native import eomt_native_tensors
 from fisa_ros.networks.checkpoints.transformers_files import tell_of_scaling
+from fisa_ros.pipeline.image_scaling import place_image
 
 from .small_checkpoints import EOMT, NativeEomt, eomt, scramble
 
@@ -245,3 +248,17 @@ def test_unknown_names_stay_for_the_check_of_all_tensors(generator, tmp_path):
 def test_scrambled_weights_are_all_different():
     values = [tensor.flatten()[0].item() for tensor in scramble(NativeEomt()).state_dict().values()]
     assert len(set(values)) >= len(values) - 2
+
+
+@pytest.mark.parametrize('size_hw', [(480, 640), (1080, 1920), (640, 480), (427, 640), (77, 333), (600, 450)])
+def test_padded_images_are_those_of_the_published_processor(size_hw):
+    processor = EomtImageProcessor(size={'shortest_edge': 640, 'longest_edge': 640}, do_split_image=False, do_pad=True)
+    coarse = np.random.default_rng(0).integers(40, 256, (6, 8, 3), np.uint8)
+    image = cv2.resize(coarse, size_hw[::-1], interpolation=cv2.INTER_LINEAR)
+    pixels = processor(image, return_tensors='pt', input_data_format='channels_last')['pixel_values'][0]
+    mean, std = (torch.tensor(entry)[:, None, None] for entry in (processor.image_mean, processor.image_std))
+    theirs = ((pixels * std + mean) * 255).permute(1, 2, 0).numpy()
+    ours = place_image(image, Resize('pad').place(size_hw, (640, 640)))
+    np.testing.assert_array_equal(theirs.max(2) > 1, ours.any(2))
+    # Both shrink with antialiasing, by other filters.
+    assert np.abs(theirs - ours).mean() < 0.3
