@@ -1,6 +1,7 @@
 """EoMT as the `transformers` library saves it."""
 
 from collections.abc import Mapping
+import logging
 from pathlib import Path
 
 from torch import Tensor
@@ -37,8 +38,7 @@ _FIELDS = (
 # Of training: the masked attention is annealed to nothing, and the loss takes no part.
 MASKED = 'attn_mask_probs'
 LEFT_OUT = (MASKED, 'criterion.')
-# What annealing leaves at its end, with room for rounding.
-_MAX_MASKED = 0.05
+_LOG = logging.getLogger('fisa_ros.networks')
 
 
 def eomt_tensors(path: Path, generator: EomtMaskGenerator) -> dict[str, Tensor]:
@@ -55,27 +55,34 @@ def eomt_tensors(path: Path, generator: EomtMaskGenerator) -> dict[str, Tensor]:
     differences = [] if config is None else config_differences(config, generator.model.config, _FIELDS)
     require_same(path, differences + normalisation_differences(path, generator.mean, generator.std))
     tensors = current_names(read_checkpoint(path), generator.model)
-    require_same(path, masking_differences(tensors, generator.model.config.num_blocks))
+    require_same(path, block_differences(tensors, generator.model.config.num_blocks))
+    tell_of_masking(path, tensors)
     return {f'model.{name}': tensor for name, tensor in tensors.items() if not name.startswith(LEFT_OUT)}
 
 
-def masking_differences(tensors: Mapping[str, Tensor], num_blocks: int) -> list[str]:
-    """Return a text for each difference to the network that the masking of attention in training tells.
+def block_differences(tensors: Mapping[str, Tensor], num_blocks: int) -> list[str]:
+    """Return a text if another number of blocks sees the queries than in the network.
 
     Args:
-        tensors: Those of the checkpoint. `MASKED`, if it is there, has a probability for each block that sees the
-            queries.
-        num_blocks: How many blocks of the network see them; none masks its attention.
+        tensors: Those of the checkpoint. `MASKED`, if it is there, has a probability for each of these blocks.
+        num_blocks: How many blocks of the network see them.
     """
-    if MASKED not in tensors:
-        return []
-    probabilities, differences = tensors[MASKED], []
-    if (found := probabilities.numel()) != num_blocks:
-        differences.append(f'num_blocks is {found}, the manifest says {num_blocks}')
-    most = probabilities.max().item() if probabilities.numel() else 0.0
-    # NaN is not below it either.
-    if not most <= _MAX_MASKED:
-        differences.append(
-            f'masked attention is still on, with a probability of up to {most:g}, as in a training that has not ended'
+    found = tensors[MASKED].numel() if MASKED in tensors else num_blocks
+    return [] if found == num_blocks else [f'num_blocks is {found}, the manifest says {num_blocks}']
+
+
+def tell_of_masking(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Warn if a checkpoint says that attention is masked, which the network never does.
+
+    Its authors anneal the masking to nothing and evaluate their models without it, whatever the checkpoint says
+    (`masked_attn_enabled False`, github.com/tue-mps/eomt). `transformers` masks with these probabilities. A model that
+    it made of a checkpoint without them has ones, so they do not show that a training has not ended.
+    """
+    probabilities = tensors[MASKED].flatten().tolist() if MASKED in tensors else []
+    if any(probability > 0 for probability in probabilities):
+        _LOG.warning(
+            '%s says to mask attention with the probabilities %s; here it is not masked. If they are those of its '
+            'training, not what transformers fills in, its masks get worse by that: train it until they are 0',
+            path,
+            ', '.join(f'{probability:g}' for probability in probabilities),
         )
-    return differences

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fisa_ros.core.errors import WeightsError
-from fisa_ros.networks.checkpoints.eomt import LEFT_OUT, MASKED, masking_differences
+from fisa_ros.networks.checkpoints.eomt import LEFT_OUT, MASKED, block_differences, tell_of_masking
 from fisa_ros.networks.checkpoints.read import read_checkpoint
 from fisa_ros.networks.checkpoints.settings import read_json, require_same
 from fisa_ros.networks.eomt_generator import EomtMaskGenerator
@@ -53,7 +53,7 @@ def eomt_native_tensors(path: Path, generator: EomtMaskGenerator) -> dict[str, T
 
     Raises:
         WeightsError: The checkpoint cannot be read, is the difference to a DINOv3, normalises images in another way,
-            takes in its queries at another block, or still masks their attention.
+            or takes in its queries at another block.
     """
     tensors = {
         name.replace(_COMPILED, '').removeprefix(_PREFIX): tensor for name, tensor in read_checkpoint(path).items()
@@ -64,6 +64,7 @@ def eomt_native_tensors(path: Path, generator: EomtMaskGenerator) -> dict[str, T
             'a licence of their own: use one on DINOv2'
         )
     require_same(path, _differences(path, tensors, generator))
+    tell_of_masking(path, tensors)
     kept = {
         name: tensor for name, tensor in tensors.items() if name not in _NORMALISATION and not name.startswith(LEFT_OUT)
     }
@@ -85,7 +86,7 @@ def _differences(path: Path, tensors: Mapping[str, Tensor], generator: EomtMaskG
         for field, value in found.items()
         if value != getattr(config, field)
     ]
-    differences += masking_differences(tensors, config.num_blocks)
+    differences += block_differences(tensors, config.num_blocks)
     for name, attribute in _NORMALISATION.items():
         wanted = generator.get_buffer(attribute).flatten()
         there = tensors[name].flatten() if name in tensors else wanted
