@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 import hashlib
+import json
 from pathlib import Path
 import shlex
 from typing import Any
@@ -37,6 +38,8 @@ _KEYS = (
     'thresholds',
     'sources',
 )
+# What decides the weights that are made of sources.
+_PARTS = ('generator', 'classifier', 'text_encoder', 'sources')
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ class ModelManifest:
         path: The manifest's own file; None where it has none.
         sources: Public checkpoints that the weights are put together from, by part; empty where they are shipped.
         resize: How images come to that size.
+        folder_name: Name of `folder`, by default that of the model.
     """
 
     name: str
@@ -85,6 +89,12 @@ class ModelManifest:
     path: Path | None = None
     sources: Mapping[str, ModelSource] = field(default_factory=dict)
     resize: Resize = STRETCH
+    folder_name: str = ''
+
+    @property
+    def folder(self) -> Path:
+        """Where the sources lie and the weights that are made of them; it need not exist."""
+        return models_dir() / (self.folder_name or self.name)
 
     @property
     def argument(self) -> str:
@@ -164,7 +174,7 @@ def untuned_note(manifest: ModelManifest) -> str | None:
 
 def are_assembled(manifest: ModelManifest) -> bool:
     """Tell whether the weights of a model are, or will be, put together from its sources, not shipped or put there."""
-    return bool(manifest.sources) and manifest.weights.path.parent == models_dir() / manifest.name
+    return bool(manifest.sources) and manifest.weights.path.parent == manifest.folder
 
 
 def file_sha256(path: Path) -> str:
@@ -199,12 +209,13 @@ def _build(reader: ManifestReader) -> ModelManifest:
         raise reader.error('name', f'is {name!r}, but the file is {reader.path.name}')
     sources = read_sources(reader)
     generator = reader.component('generator')
+    folder_name = _folder_name(reader, name) if sources else name
     return ModelManifest(
         name=name,
         description=reader.text('description'),
         licence=reader.text('licence'),
         image_size_hw=_size(reader),
-        weights=_weights(reader.below('weights'), name, has_sources=bool(sources)),
+        weights=_weights(reader.below('weights'), folder_name, has_sources=bool(sources)),
         generator=generator,
         classifier=reader.component('classifier'),
         text_encoder=reader.component('text_encoder'),
@@ -213,7 +224,20 @@ def _build(reader: ManifestReader) -> ModelManifest:
         path=reader.path,
         sources=sources,
         resize=_resize(reader, str(generator['type'])),
+        folder_name=folder_name,
     )
+
+
+def _folder_name(reader: ManifestReader, name: str) -> str:
+    """Return the name of a model's folder; what has a shipped model's name and is made of other parts has its own."""
+    shipped = share_dir() / 'models' / f'{name}.yaml'
+    if reader.path == shipped or not shipped.is_file():
+        return name
+    own, theirs = (
+        json.dumps([document.get(key) for key in _PARTS], sort_keys=True)
+        for document in (reader.mapping, yaml.safe_load(shipped.read_text(encoding='utf-8')))
+    )
+    return name if own == theirs else f'{name}-{hashlib.sha256(own.encode()).hexdigest()[:8]}'
 
 
 def _size(reader: ManifestReader) -> tuple[int, int]:
@@ -230,13 +254,13 @@ def _resize(reader: ManifestReader, generator: str) -> Resize:
     return Resize(kind, _PAD_RGB.get(generator, BLACK_RGB)) if kind == 'pad' else STRETCH
 
 
-def _weights(reader: ManifestReader, name: str, *, has_sources: bool) -> WeightsFile:
+def _weights(reader: ManifestReader, folder_name: str, *, has_sources: bool) -> WeightsFile:
     reader.refuse_unknown(('file', 'sha256'))
     path = reader.path.parent / reader.text('file')
     sha256 = reader.sha256('sha256')
     if sha256 is None:
         if has_sources and not path.is_file():
-            path = models_dir() / name / path.name
+            path = models_dir() / folder_name / path.name
         return WeightsFile(path, _expected_sum(path) if path.is_file() else None)
     return WeightsFile(path, sha256)
 

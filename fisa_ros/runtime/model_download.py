@@ -15,7 +15,6 @@ from fisa_ros.runtime.model_store import (
     FileRecord,
     ModelRecord,
     are_weights_of_sources,
-    model_folder,
     read_record,
     record_key,
     source_folder,
@@ -177,7 +176,7 @@ def _remove_unlisted(manifest: ModelManifest, record: ModelRecord) -> None:
     if surplus := set(record.files) - keys:
         for key in surplus:
             del record.files[key]
-        with told_of_disk(model_folder(manifest)):
+        with told_of_disk(manifest.folder):
             write_record(manifest, record)
 
 
@@ -215,7 +214,7 @@ def _find_in_mirror(mirror: Path, missing: Sequence[_Wanted], names: Sequence[st
 
 
 def _is_same_disk(path: Path, manifest: ModelManifest) -> bool:
-    return path.stat().st_dev == model_folder(manifest).stat().st_dev
+    return path.stat().st_dev == manifest.folder.stat().st_dev
 
 
 def _bytes_begun(entry: _Wanted, remote: RemoteFile) -> int:
@@ -234,7 +233,7 @@ def _check_space(manifest: ModelManifest, fetched_bytes: int, weights_bytes: int
     Raises:
         DownloadError: There is too little space.
     """
-    folder = model_folder(manifest)
+    folder = manifest.folder
     needed = fetched_bytes + weights_bytes
     free = shutil.disk_usage(folder).free
     if needed and needed + _SPARE_BYTES > free:

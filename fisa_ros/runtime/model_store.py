@@ -14,7 +14,6 @@ from typing import Any
 from fisa_ros.core.errors import DownloadError
 from fisa_ros.core.manifest import ModelManifest, file_sha256
 from fisa_ros.core.model_sources import ModelSource, SourceFile, source_files
-from fisa_ros.core.resources import models_dir
 from fisa_ros.core.weights_sum import note_sum
 from fisa_ros.runtime.engine_storage import try_lock, write_json
 
@@ -78,19 +77,14 @@ class ModelRecord:
     weights: WeightsRecord | None
 
 
-def model_folder(manifest: ModelManifest) -> Path:
-    """Return the folder of a model; it need not exist."""
-    return models_dir() / manifest.name
-
-
 def assembled_path(manifest: ModelManifest) -> Path:
     """Return where the weights of a model go that are put together from its sources."""
-    return model_folder(manifest) / manifest.weights.path.name
+    return manifest.folder / manifest.weights.path.name
 
 
 def source_folder(manifest: ModelManifest, source: ModelSource) -> Path:
     """Return the folder of the files of one source."""
-    return model_folder(manifest) / 'sources' / source.part
+    return manifest.folder / 'sources' / source.part
 
 
 def record_key(source: ModelSource, file: SourceFile) -> str:
@@ -100,7 +94,7 @@ def record_key(source: ModelSource, file: SourceFile) -> str:
 
 def read_record(manifest: ModelManifest) -> ModelRecord:
     """Read the record of a model; what cannot be read counts as nothing, with a warning."""
-    path = model_folder(manifest) / RECORD_FILE
+    path = manifest.folder / RECORD_FILE
     try:
         document = json.loads(path.read_text(encoding='utf-8'))
         if document['format'] != _FORMAT:
@@ -121,7 +115,7 @@ def write_record(manifest: ModelManifest, record: ModelRecord) -> None:
     Raises:
         OSError: It cannot be written; the earlier one stays.
     """
-    path = model_folder(manifest) / RECORD_FILE
+    path = manifest.folder / RECORD_FILE
     document: dict[str, Any] = {'format': _FORMAT, 'model': manifest.name, **asdict(record)}
     write_json(path, document)
 
@@ -194,7 +188,7 @@ def locked(manifest: ModelManifest) -> Iterator[None]:
     Raises:
         DownloadError: The folder of the model cannot be written.
     """
-    folder = model_folder(manifest)
+    folder = manifest.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / _LOCK_FILE).open('w')

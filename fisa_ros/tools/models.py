@@ -128,8 +128,13 @@ def _download(options: argparse.Namespace) -> dict[str, Any]:
     manifest = load_manifest(options.model)
     if manifest.weights.path.is_file() and not are_assembled(manifest):
         _LOG.info('%s has weights of its own (%s): nothing to download', manifest.name, manifest.weights.path)
-    elif manifest.sources:
+    elif are_assembled(manifest):
         _fetch_and_assemble(manifest, options)
+    elif manifest.sources:
+        raise DownloadError(
+            f'the weights of {manifest.name} are missing and cannot be made of its sources, as they are of a training: '
+            f'put them back to {manifest.weights.path}'
+        )
     else:
         raise DownloadError(f'model manifest {manifest.path} names no sources to make {manifest.name} of')
     return {**_summary(load_manifest(options.model)), 'seconds': round(time.monotonic() - started, 3)}

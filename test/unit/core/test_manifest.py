@@ -266,6 +266,24 @@ def test_weights_made_of_sources_lie_with_the_models(tmp_path, monkeypatch):
     assert load_manifest(path).weights.path == tmp_path / 'tiny.safetensors'
 
 
+def test_another_model_of_a_shipped_name_has_its_own_folder(tmp_path, monkeypatch):
+    """It must neither take nor replace what was made for the shipped one."""
+    monkeypatch.setenv('FISA_ROS_MODELS', str(tmp_path / 'models'))
+    shipped = load_manifest('fisa-s')
+    content = yaml.safe_load(shipped.path.read_text())
+    same = load_manifest(write(tmp_path, content | {'thresholds': content['thresholds'] | {'score': 0.5}}, 'fisa-s.yaml'))
+    assert same.folder == shipped.folder == tmp_path / 'models' / 'fisa-s'
+    assert same.weights == shipped.weights
+    content['sources']['generator']['revision'] = 'mine'
+    folders = {shipped.folder}
+    for change in ({}, {'classifier': content['classifier'] | {'image_size': 640}}):
+        own = load_manifest(write(tmp_path, content | change, 'fisa-s.yaml'))
+        assert own.weights.path == own.folder / 'fisa-s.safetensors'
+        assert own.folder.parent == shipped.folder.parent
+        folders.add(own.folder)
+    assert len(folders) == 3
+
+
 @pytest.fixture
 def assembled(tmp_path, monkeypatch):
     """Weights of the model `tiny` that were put together and whose sum was noted."""

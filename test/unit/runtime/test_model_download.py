@@ -30,7 +30,6 @@ from fisa_ros.runtime.model_store import (
     RECORD_FILE,
     assembled_path,
     locked,
-    model_folder,
     read_record,
     record_weights,
 )
@@ -98,7 +97,7 @@ def get(manifest: ModelManifest, timeout_s: float = 60.0, **options: object) -> 
 
 
 def sources(manifest: ModelManifest) -> Path:
-    return model_folder(manifest) / 'sources'
+    return manifest.folder / 'sources'
 
 
 def parts(manifest: ModelManifest) -> list[Path]:
@@ -118,7 +117,7 @@ def is_whole(manifest: ModelManifest) -> bool:
 def test_files_come_and_are_recorded(hub, manifest):
     get(manifest)
     assert is_whole(manifest)
-    record = json.loads((model_folder(manifest) / RECORD_FILE).read_text())
+    record = json.loads((manifest.folder / RECORD_FILE).read_text())
     assert record['model'] == 'toy'
     weights = record['files']['generator/model.safetensors']
     assert weights['url'] == f'{os.environ["HF_ENDPOINT"]}/someone/masks/resolve/{COMMIT}/model.safetensors'
@@ -143,7 +142,7 @@ def test_what_is_missing_or_damaged_is_fetched_again(hub, manifest, damage):
     elif damage == 'flipped':
         path.write_bytes(content[:-1] + b'!')
     else:
-        (model_folder(manifest) / RECORD_FILE).write_text('{"format": 1')
+        (manifest.folder / RECORD_FILE).write_text('{"format": 1')
     get(manifest)
     assert is_whole(manifest)
     assert len(hub.asked('files')) == (2 if damage == 'record' else 1)
@@ -152,7 +151,7 @@ def test_what_is_missing_or_damaged_is_fetched_again(hub, manifest, damage):
 def test_a_file_with_the_sum_of_the_manifest_needs_no_record(hub, tmp_path):
     manifest = load_manifest(write_manifest(tmp_path, sha256=Content(SIZE, 1).sha256))
     get(manifest)
-    (model_folder(manifest) / RECORD_FILE).unlink()
+    (manifest.folder / RECORD_FILE).unlink()
     hub.requests.clear()
     get(manifest)
     assert [request.path.partition('?')[0] for request in hub.asked('files')] == [f'/{CLIP}']

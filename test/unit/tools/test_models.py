@@ -321,6 +321,18 @@ def test_weights_beside_the_manifest_need_no_download(hub, capsys, caplog, tmp_p
     assert not hub.requests
 
 
+def test_lost_weights_of_a_training_are_not_made_of_sources(hub, capsys, tmp_path):
+    path = write_manifest(tmp_path)
+    put_checkpoints(hub, tmp_path, load_manifest(path))
+    document = yaml.safe_load(path.read_text())
+    document['weights']['sha256'] = 'ab' * 32
+    path.write_text(yaml.safe_dump(document))
+    status, _, log = run(capsys, 'download', path)
+    assert status == 2
+    assert f'of a training: put them back to {tmp_path / "small-vit.safetensors"}' in log
+    assert not hub.requests
+
+
 @pytest.mark.parametrize(
     ('arguments', 'text'),
     [
