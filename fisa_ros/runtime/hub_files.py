@@ -67,7 +67,8 @@ class Hub:
     ) -> None:
         """Use one hub.
 
-        Proxies are those of `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`.
+        Proxies are those of `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`. Logins of `.netrc` count where there is no
+        token.
 
         Args:
             endpoint: Address of the hub.
@@ -81,7 +82,7 @@ class Hub:
         self._token = token
         self._pause_s = pause_s
         self._timeout_s = (min(timeout_s, _CONNECT_TIMEOUT_S), timeout_s)
-        self._session = requests.Session()
+        self._session = _SessionOfToken() if token else requests.Session()
         # As it is: a length that is told must be that of the file.
         self._session.headers.update({'Accept-Encoding': 'identity', 'User-Agent': 'fisa_ros'})
 
@@ -247,6 +248,20 @@ class Hub:
                 f'terms at {self.endpoint}/{repo} and set HF_TOKEN to a token of that account'
             )
         return DownloadError(f'{self.endpoint} answers {answer} for {name}; check HF_ENDPOINT, or use --from DIR')
+
+
+class _SessionOfToken(requests.Session):
+    """Takes no logins of `.netrc`, which would replace the token; `trust_env` would turn off the proxies too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.auth = lambda request: request
+
+    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        """Keep the token from other servers that an answer leads to."""
+        before, after = response.request.url, prepared_request.url
+        if before is None or after is None or self.should_strip_auth(before, after):
+            prepared_request.headers.pop('Authorization', None)
 
 
 class PassingFailure(Exception):  # noqa: N818 - not an error until it happens too often

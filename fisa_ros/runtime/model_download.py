@@ -51,7 +51,7 @@ def fetch_sources(manifest: ModelManifest, hub: Hub, *, mirror: Path | None = No
     """Fetch every file of the sources of a model that is not there yet; call it within `locked`.
 
     A file must have the sum that the manifest tells and that which the hub tells; where the manifest tells none, that
-    of the first time it was fetched.
+    of the first time it was fetched. Those that are there stay until all new ones are here.
 
     Args:
         manifest: The model; it must have sources.
@@ -63,7 +63,7 @@ def fetch_sources(manifest: ModelManifest, hub: Hub, *, mirror: Path | None = No
         The record of all that is there now.
 
     Raises:
-        DownloadError: A file cannot be fetched or is the wrong one; those fetched before it stay.
+        DownloadError: A file cannot be fetched or is the wrong one; what was fetched before is not fetched again.
     """
     if mirror is not None and not mirror.is_dir():
         raise DownloadError(f'--from {mirror} is not a folder')
@@ -87,8 +87,7 @@ def fetch_sources(manifest: ModelManifest, hub: Hub, *, mirror: Path | None = No
         sizes = {entry.target: path.stat().st_size for entry, path in zip(missing, found, strict=True)}
         copied = sum(path.stat().st_size for path in found if not _is_same_disk(path, manifest))
         _check_space(manifest, copied, _bytes_of(files, sizes) if is_to_assemble else 0)
-        for entry, path in zip(missing, found, strict=True):
-            _keep(manifest, record, entry, *_copy(entry, path, force=force))
+        fetched = [_copy(entry, path, force=force) for entry, path in zip(missing, found, strict=True)]
     else:
         remotes = [hub.describe(entry.source, entry.file) for entry in missing]
         for entry, remote in zip(missing, remotes, strict=True):
@@ -96,8 +95,9 @@ def fetch_sources(manifest: ModelManifest, hub: Hub, *, mirror: Path | None = No
         sizes = {entry.target: remote.size or 0 for entry, remote in zip(missing, remotes, strict=True)}
         begun = sum(_bytes_begun(entry, remote) for entry, remote in zip(missing, remotes, strict=True))
         _check_space(manifest, sum(sizes.values()) - begun, _bytes_of(files, sizes) if is_to_assemble else 0)
-        for entry, remote in zip(missing, remotes, strict=True):
-            _keep(manifest, record, entry, *_fetch(hub, entry, remote, force=force))
+        fetched = [_fetch(hub, entry, remote, force=force) for entry, remote in zip(missing, remotes, strict=True)]
+    for entry, (part, file) in zip(missing, fetched, strict=True):
+        _keep(manifest, record, entry, part, file)
     _remove_unlisted(manifest, record)
     return record
 
@@ -150,9 +150,9 @@ def _copy(entry: _Wanted, path: Path, *, force: bool) -> tuple[Path, FileRecord]
 def _keep(manifest: ModelManifest, record: ModelRecord, entry: _Wanted, part: Path, found: FileRecord) -> None:
     """Give a file its name and note where it came from."""
     with told_of_disk(entry.target):
-        # A link to the same file would not be renamed.
-        entry.target.unlink(missing_ok=True)
         part.replace(entry.target)
+        # A link to the same file is not renamed.
+        part.unlink(missing_ok=True)
     _note(manifest, record, entry, found)
 
 

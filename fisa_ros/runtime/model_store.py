@@ -143,14 +143,21 @@ def are_weights_current(manifest: ModelManifest, record: ModelRecord) -> bool:
     return file_sha256(assembled_path(manifest)) == record.weights.sha256
 
 
-def record_weights(manifest: ModelManifest, record: ModelRecord) -> None:
-    """Note that the weights that are there were made of the sources that are there.
+def keep_weights(manifest: ModelManifest, record: ModelRecord, made: Path) -> None:
+    """Put weights in place that were made of the sources that are there, and note that; the old ones stay until then.
+
+    Args:
+        manifest: The model.
+        record: Its record.
+        made: The weights, in the folder of the model; moved.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: They cannot be moved, or the note cannot be written.
     """
     path = assembled_path(manifest)
-    sha256 = file_sha256(path)
+    # It takes seconds, in which the note of the old weights must still be that of the weights that are there.
+    sha256 = file_sha256(made)
+    made.replace(path)
     note_sum(path, sha256)
     record.weights = WeightsRecord(_sums(manifest, record), sha256, utc_time())
     write_record(manifest, record)

@@ -13,16 +13,17 @@ from typing import Any
 from fisa_ros.core.errors import DownloadError, WeightsError
 from fisa_ros.core.manifest import ModelManifest, are_assembled, load_manifest, shipped_models, untuned_note
 from fisa_ros.core.model_sources import ModelSource, file_url, hub_endpoint
+from fisa_ros.core.unfinished_file import remove_unfinished
 from fisa_ros.runtime.model_state import model_state
 from fisa_ros.runtime.model_store import (
     ModelRecord,
     are_weights_current,
     assembled_path,
     forget_untold,
+    keep_weights,
     locked,
     read_record,
     record_key,
-    record_weights,
     source_folder,
 )
 from fisa_ros.tools.model_arguments import report
@@ -148,16 +149,23 @@ def _fetch_and_assemble(manifest: ModelManifest, options: argparse.Namespace) ->
     hub = Hub.from_environment()
     try:
         with locked(manifest):
+            remove_unfinished(manifest.folder)
+            _made_path(manifest).unlink(missing_ok=True)
             record = fetch_sources(manifest, hub, mirror=options.mirror, force=options.force)
             if not are_weights_current(manifest, record) or options.force:
                 _assemble(manifest, record)
-                record_weights(manifest, record)
     finally:
         hub.close()
 
 
-def _assemble(manifest: ModelManifest, record: ModelRecord) -> None:
+def _made_path(manifest: ModelManifest) -> Path:
+    """Return where weights are made before they take the place of older ones."""
     out = assembled_path(manifest)
+    return out.with_name(f'.{out.name}.part')
+
+
+def _assemble(manifest: ModelManifest, record: ModelRecord) -> None:
+    out, made = assembled_path(manifest), _made_path(manifest)
     for module in ('torch', 'open_clip', 'transformers', 'safetensors'):
         _require(
             module,
@@ -170,13 +178,14 @@ def _assemble(manifest: ModelManifest, record: ModelRecord) -> None:
     _LOG.info('making %s', out)
     folders = {part: source_folder(manifest, source) for part, source in manifest.sources.items()}
     try:
-        assemble_model(manifest, folders, out)
+        assemble_model(manifest, folders, made)
     except WeightsError as error:
         if untold := forget_untold(manifest, record):
             raise WeightsError(
                 f'{error}; nobody told the sum of {", ".join(untold)}: if they came damaged, repeat with --force'
             ) from error
         raise
+    keep_weights(manifest, record, made)
 
 
 def _require(module: str, text: str) -> None:

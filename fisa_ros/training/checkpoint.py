@@ -12,7 +12,7 @@ import zipfile
 import torch
 
 from fisa_ros.core.errors import DataError
-from fisa_ros.core.unfinished_file import unfinished_path
+from fisa_ros.core.unfinished_file import remove_unfinished, unfinished_path
 
 _SHOWN = 4
 
@@ -24,6 +24,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         DataError: The disk is full or the folder cannot be written; the old one stays.
     """
     unfinished = unfinished_path(path)
+    remove_unfinished(path.parent)
     try:
         with unfinished.open('wb') as file:
             write(file)

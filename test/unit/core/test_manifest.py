@@ -271,7 +271,8 @@ def test_another_model_of_a_shipped_name_has_its_own_folder(tmp_path, monkeypatc
     monkeypatch.setenv('FISA_ROS_MODELS', str(tmp_path / 'models'))
     shipped = load_manifest('fisa-s')
     content = yaml.safe_load(shipped.path.read_text())
-    same = load_manifest(write(tmp_path, content | {'thresholds': content['thresholds'] | {'score': 0.5}}, 'fisa-s.yaml'))
+    surer = {'thresholds': content['thresholds'] | {'score': 0.5}}
+    same = load_manifest(write(tmp_path, content | surer, 'fisa-s.yaml'))
     assert same.folder == shipped.folder == tmp_path / 'models' / 'fisa-s'
     assert same.weights == shipped.weights
     content['sources']['generator']['revision'] = 'mine'

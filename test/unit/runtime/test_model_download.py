@@ -29,9 +29,9 @@ from fisa_ros.runtime.model_download import fetch_sources
 from fisa_ros.runtime.model_store import (
     RECORD_FILE,
     assembled_path,
+    keep_weights,
     locked,
     read_record,
-    record_weights,
 )
 from fisa_ros.runtime.resumed_download import CHUNK_BYTES
 
@@ -387,6 +387,22 @@ def test_the_token_is_shown_to_the_hub_alone(hub, manifest, monkeypatch):
     assert not [request for request in hub.asked('files') if 'Authorization' in request.headers]
 
 
+def test_a_login_of_netrc_does_not_take_the_place_of_the_token(hub, manifest, monkeypatch, tmp_path):
+    (tmp_path / 'netrc').write_text('machine 127.0.0.1 login someone password wrong\n')
+    monkeypatch.setenv('NETRC', str(tmp_path / 'netrc'))
+    get(manifest)
+    assert all(request.headers['Authorization'].startswith('Basic ') for request in hub.asked('hub', 'HEAD'))
+    hub.requests.clear()
+    hub.token = 'secret'
+    monkeypatch.setenv('HF_TOKEN', 'secret')
+    with proxy_server(hub) as proxy:
+        monkeypatch.setenv('HTTP_PROXY', proxy)
+        get(manifest, force=True)
+    assert {request.headers['Authorization'] for request in hub.asked('hub')} == {'Bearer secret'}
+    assert not [request for request in hub.asked('files') if 'Authorization' in request.headers]
+    assert len(hub.asked('proxy')) == len(hub.asked('hub')) + len(hub.asked('files'))
+
+
 def test_no_network(hub, manifest, monkeypatch):
     monkeypatch.setenv('HF_ENDPOINT', 'http://127.0.0.1:9')
     with pytest.raises(
@@ -477,8 +493,10 @@ def test_no_space_is_told_before_the_first_byte(hub, manifest, small_disk, monke
 
 def test_space_for_new_weights_is_needed_beside_the_old_ones(hub, manifest, monkeypatch):
     get(manifest)
-    assembled_path(manifest).write_bytes(b'made')
-    record_weights(manifest, read_record(manifest))
+    made = manifest.folder / 'made'
+    made.write_bytes(b'made')
+    keep_weights(manifest, read_record(manifest), made)
+    assert assembled_path(manifest).read_bytes() == b'made'
     whole = SIZE + 2 * BLOCK + 11
     monkeypatch.setattr(model_download.shutil, 'disk_usage', lambda _: SimpleNamespace(free=(64 << 20) + whole))
     get(manifest)
@@ -558,6 +576,24 @@ def test_an_interrupted_process_is_resumed_by_the_next(hub, manifest, number):
     get(manifest)
     assert is_whole(manifest)
     assert hub.ranges()[0] == f'bytes={begun}-'
+
+
+def test_what_is_there_stays_until_all_new_files_are_here(hub, manifest):
+    get(manifest)
+    hub.files[WEIGHTS] = HubFile(Content(SIZE, 7))
+    hub.files[CLIP] = HubFile(Content(2 * BLOCK, 8), cuts=[BLOCK, *[0] * 4])
+    record = read_record(manifest)
+    before = {path: path.read_bytes() for path in sources(manifest).rglob('*') if path.is_file()}
+    with pytest.raises(DownloadError, match=r'clip\.bin broke after 1048576 bytes'):
+        get(manifest, force=True)
+    assert {path: path.read_bytes() for path in before} == before
+    assert read_record(manifest) == record
+    hub.requests.clear()
+    get(manifest, force=True)
+    assert hub.ranges() == [f'bytes={BLOCK}-']
+    assert (sources(manifest) / 'generator' / 'model.safetensors').read_bytes() == Content(SIZE, 7).read()
+    assert (sources(manifest) / 'classifier' / 'clip.bin').read_bytes() == Content(2 * BLOCK, 8).read()
+    assert not parts(manifest)
 
 
 def test_two_processes_at_once_fetch_each_file_once(hub, manifest):

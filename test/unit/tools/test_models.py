@@ -6,6 +6,7 @@ import logging
 import os
 from pathlib import Path
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,11 +20,12 @@ import torch
 from transformers import EomtConfig, EomtForUniversalSegmentation
 import yaml
 
-from fisa_ros.core.manifest import load_manifest, shipped_models
+from fisa_ros.core.manifest import load_manifest, shipped_models, verify_weights
 from fisa_ros.core.resources import share_dir
 from fisa_ros.core.vocabulary import VocabularyRegistry, VocabularyRequest
 from fisa_ros.networks.load import load_network
 from fisa_ros.pipeline.segmenter import Segmenter
+from fisa_ros.runtime import model_store
 from fisa_ros.tools.models import main
 
 ROOT = Path(__file__).absolute().parents[3]
@@ -365,6 +367,47 @@ def test_fetching_needs_no_torch(hub, tmp_path):
     assert 'making weights of them needs torch, which is not installed: pip install torch' in finished.stderr
     assert 'Traceback' not in finished.stderr
     assert len([p for p in (tmp_path / 'models' / 'small-vit' / 'sources').rglob('*') if p.is_file()]) == 3
+
+
+def test_what_a_killed_process_left_is_removed(hub, capsys, tmp_path):
+    path = write_manifest(tmp_path)
+    manifest = load_manifest(path)
+    put_checkpoints(hub, tmp_path, manifest)
+    assert run(capsys, 'download', path)[0] == 0
+    ended = subprocess.Popen(['true'])
+    ended.wait()
+    name = manifest.weights.path.name
+    left = [f'.{name}.part', *(f'{start}.{socket.gethostname()}.{ended.pid}.tmp' for start in (name, f'.{name}.part'))]
+    alive = [f'{name}.{socket.gethostname()}.{os.getppid()}.tmp', f'{name}.elsewhere.{ended.pid}.tmp']
+    for file in (*left, *alive):
+        (manifest.folder / file).write_bytes(b'part')
+    assert run(capsys, 'download', path)[0] == 0
+    assert not [file for file in left if (manifest.folder / file).exists()]
+    assert all((manifest.folder / file).exists() for file in alive)
+
+
+def test_old_weights_serve_until_the_new_ones_are_in_place(hub, capsys, monkeypatch, tmp_path):
+    path = write_manifest(tmp_path)
+    manifest = load_manifest(path)
+    put_checkpoints(hub, tmp_path, manifest)
+    run(capsys, 'download', path)
+    before = load_manifest(path).weights
+    put_checkpoints(hub, tmp_path, manifest, seed=1)
+    summed = model_store.file_sha256
+
+    def interrupted(file):
+        if file.parent == before.path.parent:
+            raise KeyboardInterrupt
+        return summed(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model_store, 'file_sha256', interrupted)
+        assert main(['download', str(path), '--force']) == 130
+    assert load_manifest(path).weights == before
+    verify_weights(load_manifest(path))
+    assert run(capsys, 'download', path)[1]['state'] == 'assembled'
+    assert load_manifest(path).weights.sha256 != before.sha256
+    verify_weights(load_manifest(path))
 
 
 def test_ctrl_c_leaves_what_was_fetched(hub, tmp_path):
