@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
+from fisa_ros.core.class_names import name_key
 from fisa_ros.core.vocabulary_state import choose_semantic_tokens
 from fisa_ros.networks.text_encoder import TextEncoder
 
@@ -36,6 +37,7 @@ class SampledVocabulary:
         token_mask: `(M,)` bool.
         category_ids: Category of each of the first rows; the rows after them are distractors.
         tokens_are_classes: Whether semantic token k stands for row k, as while they fit.
+        ambiguous_ids: Categories that are not in the vocabulary while a word that may mean them is.
     """
 
     text_embeddings: Tensor
@@ -44,6 +46,7 @@ class SampledVocabulary:
     token_mask: Tensor
     category_ids: tuple[int, ...]
     tokens_are_classes: bool
+    ambiguous_ids: frozenset[int] = frozenset()
 
     def to(self, device: torch.device) -> 'SampledVocabulary':
         """Return the same vocabulary with its tensors on a device."""
@@ -60,18 +63,46 @@ class SampledVocabulary:
 
         Args:
             categories: int64 ids; ids that are neither here nor in `void` are ignored.
-            void: Category ids that are nothing when they are not in the vocabulary; they map to row K.
+            void: Category ids that are nothing when they are not in the vocabulary; they map to row K, but for
+                `ambiguous_ids`.
             ignored: What all other ids map to.
         """
+        nothing = [category for category in void if category not in self.ambiguous_ids]
         table = torch.full((int(categories.max().clamp(min=0)) + 1,), ignored, device=categories.device)
         for ids, rows in (
-            (void, [len(self.text_embeddings)] * len(void)),
+            (nothing, [len(self.text_embeddings)] * len(nothing)),
             (self.category_ids, range(len(self.category_ids))),
         ):
             for category, row in zip(ids, rows, strict=True):
                 if category < len(table):
                     table[category] = row
         return torch.where(categories < 0, ignored, table[categories.clamp(min=0)])
+
+
+def overlapping_categories(names: Mapping[int, Sequence[str]]) -> dict[int, frozenset[int]]:
+    """Return, for each category, the others whose words may mean it, or are meant by its own.
+
+    Two words do if they are equal or one ends in the other: a "brick wall" is a wall, and who labels a "wall" may well
+    mean one of bricks. That a "hot dog" is no dog is not seen.
+
+    Args:
+        names: The names of each category by its id.
+    """
+    endings = {
+        category: {ending for word in words for ending in _endings(name_key(word))} for category, words in names.items()
+    }
+    keys = {category: {name_key(word) for word in words} for category, words in names.items()}
+    return {
+        one: frozenset(
+            other for other in names if other != one and (keys[one] & endings[other] or keys[other] & endings[one])
+        )
+        for one in names
+    }
+
+
+def _endings(name: str) -> list[str]:
+    words = name.split()
+    return [' '.join(words[first:]) for first in range(len(words))]
 
 
 def embed_names(encoder: TextEncoder, templates: Sequence[str], names: Sequence[str]) -> Tensor:
@@ -105,6 +136,7 @@ class VocabularySampler:
         others = [word for word in DISTRACTORS if not any(f' {name}'.endswith(f' {word}') for name in known)]
         self._distractors = embed_names(encoder, templates, others)
         self._num_tokens = num_semantic_tokens
+        self._overlapping = overlapping_categories(names)
         self.tuned = tuple(tuned)
 
     def full(self) -> SampledVocabulary:
@@ -112,7 +144,10 @@ class VocabularySampler:
         return self._assemble([names[:1] for names in self._names.values()], tuple(self._names))
 
     def draw(self, rng: np.random.Generator) -> SampledVocabulary:
-        """Draw a vocabulary of the tuned categories; mostly some are left out and their masks are void."""
+        """Draw a vocabulary of the tuned categories; mostly some are left out and their masks are void.
+
+        Those of categories that a word of the vocabulary may mean are not: see `overlapping_categories`.
+        """
         count = len(self.tuned)
         kept = count if rng.random() < _WHOLE_SHARE else int(rng.integers(min(_MIN_CLASSES, count), count + 1))
         chosen = tuple(self.tuned[int(index)] for index in rng.permutation(count)[:kept])
@@ -126,7 +161,8 @@ class VocabularySampler:
             rows.append(F.normalize(names[torch.from_numpy(picked)] + strength * noise, dim=-1))
         extra = rng.permutation(len(self._distractors))[: int(rng.integers(_MAX_DISTRACTORS + 1))]
         rows += [self._distractors[int(index) : int(index) + 1] for index in extra]
-        return self._assemble(rows, chosen)
+        ambiguous = frozenset().union(*(self._overlapping[category] for category in chosen)).difference(chosen)
+        return replace(self._assemble(rows, chosen), ambiguous_ids=ambiguous)
 
     def _assemble(self, rows: list[Tensor], chosen: tuple[int, ...]) -> SampledVocabulary:
         dim = rows[0].shape[1]

@@ -3,7 +3,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fisa_ros.training.vocabulary_sampler import DISTRACTORS, VocabularySampler
+from fisa_ros.core.class_names import parse_names
+from fisa_ros.core.resources import share_dir
+from fisa_ros.core.vocabulary_file import read_entries
+from fisa_ros.training.vocabulary_sampler import DISTRACTORS, VocabularySampler, overlapping_categories
 
 NAMES = {
     3: ['floor', 'ground'],
@@ -87,6 +90,44 @@ def test_what_a_longer_name_ends_with_is_no_distractor():
     assert set(DISTRACTORS) - set(encoder.seen) == {'phone'}
     assert encoder.seen.count('car') == 1
     assert encoder.seen.count('dog') == encoder.seen.count('cow') == 1
+
+
+def test_overlapping_categories_of_coco():
+    path = share_dir() / 'config' / 'vocabularies' / 'coco-133.yaml'
+    names = dict(enumerate(parse_names(entry['text']) for entry in read_entries(path)))
+    found = {
+        frozenset((names[one][0], names[other][0])) for one in names for other in overlapping_categories(names)[one]
+    }
+    assert found == {
+        frozenset(pair)
+        for pair in (
+            ('traffic light', 'light'), ('dog', 'hot dog'), ('bear', 'teddy bear'), ('bowl', 'toilet'),
+            ('orange', 'fruit'), ('dining table', 'table'), ('microwave', 'oven'), ('wood floor', 'floor'),
+            ('gravel', 'rock'), ('river', 'water'), ('sea', 'water'), ('brick wall', 'wall'), ('stone wall', 'wall'),
+            ('tiled wall', 'wall'), ('wood wall', 'wall'),
+        )
+    }  # fmt: skip
+
+
+def test_what_a_word_of_the_vocabulary_may_mean_is_not_void():
+    names = {1: ['wall'], 2: ['Brick  Wall', 'bricks'], 3: ['stone wall'], 4: ['drywall'], 5: ['Bricks', 'blocks']}
+    names |= dict(enumerate(([word] for word in ('lamp', 'cup', 'box', 'ball', 'jar', 'pen', 'key', 'hat', 'pot')), 6))
+    sampler = VocabularySampler(WordEncoder(), ['{}'], 8, names, list(names))
+    may_mean = {1: {2, 3}, 2: {1, 5}, 3: {1}, 5: {2}}
+    assert overlapping_categories(names) == {category: may_mean.get(category, set()) for category in names}
+    ids = torch.tensor(list(names))
+    seen = set()
+    for seed in range(60):
+        vocabulary = sampler.draw(np.random.default_rng(seed))
+        rows = dict(zip(ids.tolist(), vocabulary.rows_of(ids, sampler.tuned, IGNORED).tolist(), strict=True))
+        for category, row in rows.items():
+            if category in vocabulary.category_ids:
+                assert vocabulary.category_ids[row] == category
+            else:
+                is_ambiguous = bool(may_mean.get(category, set()) & set(vocabulary.category_ids))
+                assert row == (IGNORED if is_ambiguous else len(vocabulary.text_embeddings))
+                seen.add((category, is_ambiguous))
+    assert {(2, True), (2, False), (4, False), (1, True)} <= seen
 
 
 def test_distractors_are_no_names_of_rooms():
