@@ -112,15 +112,21 @@ def find_gate(folder: Path, command: str) -> ParityGate | None:
         return None
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether an error of PyTorch, or of a library below it, says that the memory of the GPU is used up."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or 'out of memory' in text or 'STATUS_ALLOC_FAILED' in text
+
+
 @contextmanager
 def gpu_memory_errors() -> Iterator[None]:
     """Raise `GpuMemoryError` where PyTorch says that the memory of the GPU is used up."""
     try:
         yield
     except RuntimeError as error:
-        text = str(error)
-        if not isinstance(error, torch.OutOfMemoryError) and 'out of memory' not in text:
+        if not is_out_of_memory(error):
             raise
+        text = str(error)
         needed, free = (re.search(rf'{before} ([\d.]+ \w+)', text) for before in ('Tried to allocate', 'of which'))
         amounts = [
             f'{match[1]} {what}' for match, what in ((needed, 'are needed'), (free, 'are free')) if match is not None

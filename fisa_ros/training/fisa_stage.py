@@ -23,8 +23,9 @@ from fisa_ros.training.fiser import (
     reconstruction_loss,
 )
 from fisa_ros.training.loop import train
-from fisa_ros.training.mask_accuracy import IGNORED, VALIDATION_IMAGES, mask_accuracy, pad_masks
+from fisa_ros.training.mask_accuracy import IGNORED, VALIDATION_IMAGES, images_at_once, mask_accuracy, pad_masks
 from fisa_ros.training.mask_cache import open_mask_cache
+from fisa_ros.training.memory_errors import told_of_memory
 from fisa_ros.training.processes import Processes
 from fisa_ros.training.settings import Phase, RunSettings, phase_seed
 from fisa_ros.training.simo import DEFAULT_SIMO_SETS, apply_simo
@@ -175,19 +176,21 @@ def train_fisa(
         parameters += list(hidden_words.parameters())
     network.to(memory_format=torch.channels_last)
     size = phases[0].size
-    kept_masks = None
+    kept_masks, validation_batch = None, images_at_once(phases, run)
     if run.mask_cache is not None:
-        network.generator.to(Processes().device)
-        kept_masks = open_mask_cache(
-            run.mask_cache,
-            network.generator,
-            dataset,
-            size,
-            options.kept_masks,
-            run.precision,
-            run.loaders or 1,
-            resize,
-        )
+        device = Processes().device
+        with told_of_memory(device, run, 'while masks are made'):
+            network.generator.to(device)
+            kept_masks = open_mask_cache(
+                run.mask_cache,
+                network.generator,
+                dataset,
+                size,
+                options.kept_masks,
+                run.precision,
+                run.loaders or 1,
+                resize,
+            )
 
     def loss(batch: Batch, step: int) -> dict[str, Term]:
         rng = np.random.default_rng([seed, step, 1])
@@ -242,7 +245,9 @@ def train_fisa(
         ),
         loss,
         folder,
-        validate=lambda: mask_accuracy(network, sampler.full(), validation, size, novel, VALIDATION_IMAGES, resize),
+        validate=lambda: mask_accuracy(
+            network, sampler.full(), validation, size, novel, VALIDATION_IMAGES, resize, validation_batch
+        ),
         run=run,
         ema=options.ema or None,
         saves_frozen=False,

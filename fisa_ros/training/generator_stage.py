@@ -11,7 +11,7 @@ from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.networks.tiny_generator import TinyMaskGenerator
 from fisa_ros.training.batches import Batch, training_batches, validation_batches
 from fisa_ros.training.loop import train
-from fisa_ros.training.mask_accuracy import VALIDATION_IMAGES
+from fisa_ros.training.mask_accuracy import VALIDATION_IMAGES, images_at_once
 from fisa_ros.training.mask_loss import mask_loss
 from fisa_ros.training.settings import Phase, RunSettings, phase_seed
 from fisa_ros.training.terms import Term
@@ -29,7 +29,7 @@ class GeneratorOptions:
 
 
 def mean_best_iou(
-    generator: TinyMaskGenerator, dataset: PanopticDataset, size: int, limit: int, resize: Resize = STRETCH
+    generator: TinyMaskGenerator, dataset: PanopticDataset, size: int, limit: int, resize: Resize, batch_size: int
 ) -> dict[str, float]:
     """Return the mean over ground-truth masks of the best IoU of any proposal with objectness above 0.5."""
     was_training = generator.training
@@ -37,7 +37,7 @@ def mean_best_iou(
     best: list[Tensor] = []
     device = next(generator.parameters()).device
     with torch.inference_mode():
-        for batch in validation_batches(dataset, size, 8, limit, resize):
+        for batch in validation_batches(dataset, size, batch_size, limit, resize):
             proposals = generator(batch.images.to(device))
             predicted = batch.shown(proposals.mask_logits > 0)
             for image, masks in enumerate(batch.masks):
@@ -67,6 +67,7 @@ def train_generator(
     resize: Resize = STRETCH,
 ) -> None:
     """Train `generator` in place through `phases`."""
+    validation_batch = images_at_once(phases, run)
     generator.requires_grad_(True).train(not options.frozen_norms).to(memory_format=torch.channels_last)
 
     def loss(batch: Batch, _: int) -> dict[str, Term]:
@@ -91,6 +92,8 @@ def train_generator(
         ),
         loss,
         folder,
-        validate=lambda: mean_best_iou(generator, validation, phases[-1].size, VALIDATION_IMAGES, resize),
+        validate=lambda: mean_best_iou(
+            generator, validation, phases[-1].size, VALIDATION_IMAGES, resize, validation_batch
+        ),
         run=run,
     )

@@ -1,6 +1,7 @@
 """The training loop that every stage shares: optimiser, schedule, processes, progress, checkpoints."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 import dataclasses
 import logging
 import math
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from fisa_ros.core.errors import DataError
 from fisa_ros.core.stop_signals import noted_signals
 from fisa_ros.training.checkpoint import differences, fingerprint, load_tensors, save_tensors
+from fisa_ros.training.memory_errors import told_of_memory
 from fisa_ros.training.processes import Processes
 from fisa_ros.training.progress import Summary, TrainingLog
 from fisa_ros.training.settings import Phase, RunSettings, learning_rate
@@ -83,9 +85,11 @@ def train[B](
             or a loss or gradient is not finite; the last good checkpoint stays, and the batch is saved.
         TrainingStoppedError: SIGINT, SIGTERM or the time limit ended it early.
     """
-    return _Training(module, parameters, phases, folder, run, weight_decay, ema, saves_frozen).run(
-        batches, step_loss, validate, validate_every
-    )
+    device = Processes().device
+    with told_of_memory(device, run, 'before the first step'):
+        training = _Training(module, parameters, phases, folder, run, weight_decay, ema, saves_frozen)
+    with told_of_memory(device, run, 'at the end'):
+        return training.run(batches, step_loss, validate, validate_every)
 
 
 def load_trained(folder: Path, *, allow_unfinished: bool = False) -> dict[str, Tensor]:
@@ -174,7 +178,8 @@ class _Training:
                 rate = learning_rate(step, phase)
                 for group in self.optimizer.param_groups:
                     group['lr'] = rate
-                *stops, is_save_due = self._train_step(sources, step_loss, received)
+                with self._told_of_memory('at'):
+                    *stops, is_save_due = self._train_step(sources, step_loss, received)
                 reason = next((name for name, asked in zip(_STOP_REASONS, stops, strict=True) if asked), None)
                 is_last = step == phase.steps - 1
                 self.step += 1
@@ -182,11 +187,11 @@ class _Training:
                 if self.step % _LOG_STEPS == 0:
                     log.add_losses(self.step, self._times()['cpu_seconds'], self.losses, rate)
                 if validate is not None and (self.step % validate_every == 0 or is_last):
-                    with log.pause(), self.average.applied():
+                    with log.pause(), self._told_of_memory('in the validation after'), self.average.applied():
                         self.scores = validate() if self.processes.is_main else {}
                     log.add_scores(self.step, self._times()['cpu_seconds'], self.scores)
                 if is_last or is_save_due or reason:
-                    with log.pause():
+                    with log.pause(), self._told_of_memory('while saving after'):
                         self._save()
                 if reason and self.step < self.steps:
                     break
@@ -218,15 +223,12 @@ class _Training:
         requests = [False] * (len(_STOP_REASONS) + 1)
         for source in sources:
             batch = next(source)
-            try:
-                on_device = {name: self.processes.to_device(value) for name, value in _fields(batch).items()}
-                batch = dataclasses.replace(batch, **on_device)
-                enabled = self.autocast_type != torch.float32
-                with torch.autocast(self.device.type, self.autocast_type if enabled else None, enabled=enabled):
-                    terms = step_loss(batch, self.step)
-                requests = gradients.add(terms, self._requests(received))
-            except torch.OutOfMemoryError as error:
-                raise DataError(self._out_of_memory(error)) from error
+            on_device = {name: self.processes.to_device(value) for name, value in _fields(batch).items()}
+            batch = dataclasses.replace(batch, **on_device)
+            enabled = self.autocast_type != torch.float32
+            with torch.autocast(self.device.type, self.autocast_type if enabled else None, enabled=enabled):
+                terms = step_loss(batch, self.step)
+            requests = gradients.add(terms, self._requests(received))
             total = gradients.means()['total']
             if not math.isfinite(total):
                 self._refuse('loss', total, batch)
@@ -269,12 +271,8 @@ class _Training:
                     f'got {phase.batch_size}'
                 )
 
-    def _out_of_memory(self, error: Exception) -> str:
-        now = self.settings.accumulate
-        return (
-            f'out of memory on {self.device} at step {self.step} with --accumulate {now}: take {2 * now}, which leaves '
-            f'the result as it is, or lower batch_size in the recipe ({str(error).splitlines()[0]})'
-        )
+    def _told_of_memory(self, when: str) -> AbstractContextManager[None]:
+        return told_of_memory(self.device, self.settings, f'{when} step {self.step}')
 
     def _times(self) -> dict[str, float]:
         """Add up what all runs took; every process has to call it."""

@@ -1,6 +1,6 @@
 """How often the class of a ground-truth mask is the right one, among all classes."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -10,10 +10,13 @@ from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
 from fisa_ros.runtime.backend import SURE_LOGIT
 from fisa_ros.training.batches import Batch, validation_batches
+from fisa_ros.training.processes import Processes
+from fisa_ros.training.settings import Phase, RunSettings
 from fisa_ros.training.vocabulary_sampler import SampledVocabulary
 
 IGNORED = -100
 VALIDATION_IMAGES = 160
+_VALIDATION_BATCH = 8
 
 
 def pad_masks(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -28,6 +31,12 @@ def pad_masks(batch: Batch) -> tuple[Tensor, Tensor]:
     return stacked, labels
 
 
+def images_at_once(phases: Sequence[Phase], run: RunSettings) -> int:
+    """Return how many images a validation takes at once: so many that what lets steps fit the memory lets it too."""
+    parts = run.accumulate * Processes().world_size
+    return max(1, min(_VALIDATION_BATCH, *(phase.batch_size // parts for phase in phases)))
+
+
 def mask_accuracy(
     network: SegmentationNetwork,
     vocabulary: SampledVocabulary,
@@ -36,6 +45,7 @@ def mask_accuracy(
     novel: Collection[int] = (),
     limit: int | None = None,
     resize: Resize = STRETCH,
+    batch_size: int = _VALIDATION_BATCH,
 ) -> dict[str, float]:
     """Return the share of ground-truth masks whose best class is right, over all, base and novel categories.
 
@@ -47,6 +57,7 @@ def mask_accuracy(
         novel: Categories that training did not name.
         limit: At most so many images.
         resize: How they come to their size.
+        batch_size: Images at once; the scores do not depend on it.
     """
     was_training = network.tower.training
     network.tower.eval()
@@ -54,7 +65,7 @@ def mask_accuracy(
     vocabulary = vocabulary.to(device)
     right, truth = [], []
     with torch.inference_mode():
-        for batch in validation_batches(dataset, size, 8, limit, resize):
+        for batch in validation_batches(dataset, size, batch_size, limit, resize):
             masks, categories = pad_masks(batch)
             images, masks, categories = batch.images.to(device), masks.to(device), categories.to(device)
             logits = (2 * masks - 1) * SURE_LOGIT

@@ -26,6 +26,7 @@ from fisa_ros.training.clip_stage import ClipOptions, train_clip
 from fisa_ros.training.fisa_stage import FisaOptions, train_fisa
 from fisa_ros.training.generator_stage import GeneratorOptions, train_generator
 from fisa_ros.training.loop import CHECKPOINT_NAME, load_trained
+from fisa_ros.training.memory_errors import told_of_memory
 from fisa_ros.training.processes import Processes
 from fisa_ros.training.recipe import Recipe, parse_options
 from fisa_ros.training.settings import RunSettings
@@ -46,10 +47,17 @@ def run_stage(recipe: Recipe, data: Path, out: Path, run: RunSettings, earlier: 
         earlier: Folder of the stages that this one needs, by default `out`.
 
     Raises:
-        DataError: An earlier stage is missing, data or settings do not fit, or the training broke down.
+        DataError: An earlier stage is missing, data or settings do not fit, the training broke down, or the memory of
+            the GPU is used up.
         ManifestError: The initial model is unknown or cannot be built.
         WeightsError: The initial model has no weights here, or they are damaged.
     """
+    # What happens in the training itself is told of more closely.
+    with told_of_memory(Processes().device, run, 'before or after the training'):
+        _run(recipe, data, out, run, earlier)
+
+
+def _run(recipe: Recipe, data: Path, out: Path, run: RunSettings, earlier: Path | None) -> None:
     if run.mask_cache is not None and recipe.stage != 'fisa':
         raise DataError(f'masks are kept for stage fisa alone, {recipe.where} is of stage {recipe.stage}')
     torch.manual_seed(recipe.seed)

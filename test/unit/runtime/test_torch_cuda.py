@@ -30,6 +30,7 @@ FULL = (
     [
         (torch.OutOfMemoryError(FULL), r'too little memory: 2\.50 GiB are needed, 812\.00 MiB are free; close other'),
         (RuntimeError('CUDA error: out of memory\nCompile with'), 'the GPU has too little memory; close other'),
+        (RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling'), 'the GPU has too little memory; close'),
     ],
 )
 def test_used_up_memory_is_named(error, message):

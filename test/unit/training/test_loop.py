@@ -313,13 +313,63 @@ def test_batches_that_cannot_be_split_are_refused(tmp_path):
     assert not (tmp_path / 'checkpoint.pt').exists()
 
 
-def test_too_little_memory_says_what_to_do(tmp_path):
-    def loss(*_):
-        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB\nmore')
+class Overfull(nn.Module):
+    """Finds too little memory at one point of a training."""
 
-    message = r'out of memory on cpu at step 0 with --accumulate 2: take 4, .* lower batch_size .* allocate 2 GiB\)$'
-    with pytest.raises(DataError, match=message):
-        fit(fresh(), tmp_path, loss, run=RunSettings(threads=1, accumulate=2))
+    def __init__(self, at):
+        super().__init__()
+        self.linear = nn.Linear(3, 1)
+        self.at = at
+
+    def _check(self, at):
+        if self.at == at:
+            raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB\nmore')
+
+    def forward(self, rows):
+        self._check('step')
+        return self.linear(rows)
+
+    def to(self, *_):
+        self._check('start')
+        return self
+
+    def state_dict(self, **options):
+        self._check('checkpoint')
+        return super().state_dict(**options)
+
+    def validate(self):
+        self._check('validation')
+        return {}
+
+
+@pytest.mark.parametrize(
+    ('at', 'when'),
+    [
+        ('start', 'before the first step'),
+        ('step', 'at step 0'),
+        ('validation', 'in the validation after step 2'),
+        ('checkpoint', 'while saving after step 2'),
+    ],
+)
+def test_too_little_memory_says_what_to_do(tmp_path, at, when):
+    module = Overfull(at)
+    text = (
+        f'out of memory on cpu {when} with --accumulate 2: take 4, .* lower batch_size in the recipe, keep the masks '
+        r'with --cache-masks .* allocate 2 GiB\)$'
+    )
+    with pytest.raises(DataError, match=text):
+        fit(
+            module, tmp_path, phases=[Phase(8, 2, 2, 0.1)], run=RunSettings(threads=1, accumulate=2),
+            validate=module.validate,
+        )  # fmt: skip
+
+
+def test_other_errors_are_not_taken_for_too_little_memory(tmp_path):
+    def broken():
+        raise RuntimeError('shapes differ')
+
+    with pytest.raises(RuntimeError, match='shapes differ'):
+        fit(fresh(), tmp_path, phases=[Phase(8, 2, 2, 0.1)], validate=broken)
 
 
 def test_fp16_leaves_out_steps_that_overflow_and_resumes_its_scale(tmp_path):

@@ -109,6 +109,22 @@ def test_training_from_the_cache_is_training_with_the_generator_where_nothing_is
         torch.testing.assert_close(states[1][name], tensor, atol=2e-5, rtol=0, msg=name)
 
 
+def test_too_little_memory_for_masks_says_what_to_do(toy_dataset, generator, tmp_path):
+    def overfull(*_):
+        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')
+
+    names = {3: ['floor'], 7: ['chair'], 9: ['ball']}
+    network = build_network(TINY_GENERATOR, TINY_CLASSIFIER)
+    network.generator.register_forward_pre_hook(overfull)
+    sampler = VocabularySampler(Letters(), ['{}'], 4, names, list(names))
+    run = RunSettings(threads=1, accumulate=4, mask_cache=tmp_path / 'cache')
+    expected = 'out of memory on .* while masks are made with --accumulate 4: take 8, .* leave out --cache-masks'
+    with pytest.raises(DataError, match=expected):
+        train_fisa(
+            network, sampler, [], toy_dataset, toy_dataset, [Phase(SIZE, 8, 4, 1e-2)], tmp_path, 5, FisaOptions(), run
+        )  # fmt: skip
+
+
 class TrueMasks:
     """Keeps the true masks of each image as it is, in the order of the categories."""
 

@@ -12,6 +12,7 @@ from fisa_ros.evaluation.manifest_values import write_values
 from fisa_ros.networks.build import build_network
 from fisa_ros.networks.load import load_network
 from fisa_ros.networks.weights import load_weights
+from fisa_ros.training import stages
 from fisa_ros.training.category_names import names_of_categories, novel_categories
 from fisa_ros.training.loop import load_trained
 from fisa_ros.training.recipe import load_recipe
@@ -65,6 +66,15 @@ def test_the_stages_end_in_a_model_that_can_be_loaded(trained):
     assert manifest.image_size_hw == (SIZE, SIZE)
 
 
+def test_too_little_memory_beside_the_training_says_what_to_do(toy_data, tmp_path, monkeypatch):
+    def overfull(_):
+        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')
+
+    monkeypatch.setattr(stages, 'build_generator', overfull)
+    with pytest.raises(DataError, match=r'out of memory on .* before or after the training with --acc.* 1: take 2'):
+        run('generator', toy_data, tmp_path)
+
+
 @pytest.mark.parametrize('stage', ['generator', 'clip'])
 def test_masks_are_kept_for_one_stage_alone(toy_data, tmp_path, stage):
     chosen = recipe(stage)
@@ -75,15 +85,15 @@ def test_masks_are_kept_for_one_stage_alone(toy_data, tmp_path, stage):
 
 
 def test_what_calibration_found_outlives_the_finished_command(trained, toy_data, tmp_path, split_file):
-    stages = tmp_path / 'stages'
-    shutil.copytree(trained, stages)
-    manifest = stages / 'fisa' / 'tiny-fisa.yaml'
+    copied = tmp_path / 'stages'
+    shutil.copytree(trained, copied)
+    manifest = copied / 'fisa' / 'tiny-fisa.yaml'
     for score, weights in ((0.9, None), (0.25, b'other')):
         write_values(manifest, {'thresholds': {'score': 0.9}})
         if weights:
             known = load_manifest(manifest).weights.sha256
             manifest.write_text(manifest.read_text().replace(known, sha256(weights).hexdigest()))
-        run('fisa', toy_data, stages, class_split=split_file, fiser_weight=1.0)
+        run('fisa', toy_data, copied, class_split=split_file, fiser_weight=1.0)
         assert load_manifest(manifest).thresholds.score == score
 
 
