@@ -6,6 +6,7 @@ Mask2Former, 2022). Neither knows the thresholds of panoptic segments.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,10 @@ from fisa_ros.evaluation.mask_ap import MAX_INSTANCES, Instance, encode_mask
 from fisa_ros.pipeline.image_scaling import image_values
 
 _SMALLEST_LOGIT = -80.0
+_TILE_CELLS = 8
+# Of sums in float32: of one number, and of as many as there are masks.
+_ROUNDING = 2.0**-24
+_SLACK = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +39,40 @@ class ScoredMasks:
     def class_map(self) -> NDArray[np.intp]:
         """Return `(H, W)` rows of the best class of each pixel: the sum over masks of score x probability is largest.
 
-        It is -1 where there are no masks at all.
+        It is -1 where there are no masks at all. Masks are scaled before the sigmoid.
 
-        Masks are scaled before the sigmoid, one line of the image at a time, so the scores of all classes are never in
-        memory at once.
+        The image is worked off in tiles. Between the smallest and the largest logit of each mask in a tile lie all its
+        pixels, which tells the classes that can be best somewhere in it; only those are summed up, and where there is
+        only one, nothing is. Masks that together add less than the rounding of a sum are left out.
         """
         size_hw = self.placement.image_hw
         if not len(self.mask_logits):
             return np.full(size_hw, -1, np.intp)
-        logits = np.ascontiguousarray(self.mask_logits.transpose(1, 2, 0))
-        above, below, down = _neighbours(self.placement, 0, logits.shape[0])
-        left, right, across = _neighbours(self.placement, 1, logits.shape[1])
+        spans_y, spans_x = (_spans(self.placement, axis, self.mask_logits.shape[axis + 1]) for axis in (0, 1))
+        low, high = (
+            _probability(
+                np.array(
+                    [[extreme(self.mask_logits[:, ys.cells, xs.cells], (1, 2)) for xs in spans_x] for ys in spans_y]
+                )
+            )
+            for extreme in (np.min, np.max)
+        )
+        scores = self.scores.astype(np.float64)
+        least, most = low @ scores, high @ scores  # (tiles down, tiles across, K)
         rows = np.empty(size_hw, np.intp)
-        for y in range(size_hw[0]):
-            line = logits[above[y]] + down[y] * (logits[below[y]] - logits[above[y]])
-            start = line[left]
-            scaled = start + across[:, None] * (line[right] - start)
-            probability = 1 / (1 + np.exp(-np.maximum(scaled, _SMALLEST_LOGIT)))
-            rows[y] = (probability @ self.scores).argmax(axis=1)
+        for row, ys in enumerate(spans_y):
+            for column, xs in enumerate(spans_x):
+                sure = least[row, column].max()
+                # Written so that what is no number is kept.
+                classes = np.flatnonzero(~(most[row, column] < sure * (1 - _SLACK)))
+                if len(classes) == 1:
+                    rows[ys.pixels, xs.pixels] = classes[0]
+                    continue
+                masks = _that_matter(high[row, column] * scores[:, classes].max(axis=1), sure * _ROUNDING)
+                cells = self.mask_logits[masks, ys.cells, xs.cells].transpose(1, 2, 0)
+                scaled = _between(_between(cells, ys).swapaxes(0, 1), xs)
+                sums = _probability(scaled).reshape(-1, len(masks)) @ self.scores[np.ix_(masks, classes)]
+                rows[ys.pixels, xs.pixels] = classes[sums.argmax(axis=1)].reshape(scaled.shape[:2]).T
         return rows
 
     def instances(self, class_of: Mapping[int, int]) -> list[Instance]:
@@ -105,3 +126,63 @@ def _neighbours(
     position = np.clip((np.arange(scaled_size) + 0.5) * content / scaled_size - 0.5, 0, size - 1)
     before = position.astype(np.intp)
     return before, np.minimum(before + 1, size - 1), (position - before).astype(np.float32)
+
+
+class _Span(NamedTuple):
+    """A stretch of pixels along one axis, and the cells of masks that it lies between.
+
+    Attributes:
+        pixels: The stretch.
+        cells: The cells.
+        before: For each pixel, which of the cells comes before its centre.
+        after: Which one comes after it.
+        share: How far it is from the first one.
+    """
+
+    pixels: slice
+    cells: slice
+    before: NDArray[np.intp]
+    after: NDArray[np.intp]
+    share: NDArray[np.float32]
+
+
+def _spans(placement: Placement, axis: int, size: int) -> list[_Span]:
+    """Cut an axis into stretches of `_TILE_CELLS` cells; the arguments are those of `_neighbours`."""
+    before, after, share = _neighbours(placement, axis, size)
+    starts = [0, *(np.flatnonzero(np.diff(before // _TILE_CELLS)) + 1).tolist()]
+    spans = []
+    for start, end in zip(starts, [*starts[1:], len(before)], strict=True):
+        pixels, first = slice(start, end), int(before[start])
+        cells = slice(first, int(after[end - 1]) + 1)
+        spans.append(_Span(pixels, cells, before[pixels] - first, after[pixels] - first, share[pixels, None, None]))
+    return spans
+
+
+def _between(cells: NDArray[np.float32], span: _Span) -> NDArray[np.float32]:
+    """Interpolate `(n, ...)` cells along the first axis."""
+    start = cells[span.before]
+    step = cells[span.after]
+    step -= start
+    step *= span.share
+    step += start
+    return step
+
+
+def _probability[T: np.floating](logits: NDArray[T]) -> NDArray[T]:
+    """Return the sigmoid, made in place."""
+    np.maximum(logits, _SMALLEST_LOGIT, out=logits)
+    np.negative(logits, out=logits)
+    np.exp(logits, out=logits)
+    logits += 1
+    return np.reciprocal(logits, out=logits)
+
+
+def _that_matter(largest: NDArray[np.float64], negligible: float) -> NDArray[np.intp]:
+    """Return the masks that are left when those are left out that together add less than what is negligible.
+
+    Args:
+        largest: `(N,)`, what each mask adds to a sum at most.
+        negligible: The bound.
+    """
+    order = np.argsort(largest)
+    return np.sort(order[~(np.cumsum(largest[order]) < negligible)])

@@ -23,6 +23,27 @@ def test_each_pixel_gets_its_best_class_as_in_mask2former(size_hw):
     assert found.shape == size_hw
 
 
+@pytest.mark.parametrize('size_hw', [(61, 118), (33, 40), (7, 5), (200, 50)])
+@pytest.mark.parametrize('sharpness', [0.3, 3.0, 40.0])
+def test_what_is_left_out_changes_no_pixel(size_hw, sharpness):
+    """Masks of objects are 0 nearly everywhere, and few classes can win anywhere."""
+    torch = pytest.importorskip('torch')
+    generator = np.random.default_rng(5)
+    y, x = np.mgrid[:33, :40]
+    centres, radii = generator.uniform(0, 40, (30, 2)), generator.uniform(1, 12, 30)
+    distance = np.stack([np.hypot(y - cy, x - cx) for cy, cx in centres])
+    logits = (sharpness * (radii[:, None, None] - distance)).astype(np.float32)
+    scores = (generator.dirichlet(np.full(20, 0.05), 30) * generator.random((30, 1))).astype(np.float32)
+    scaled = torch.nn.functional.interpolate(torch.from_numpy(logits)[None].double(), size_hw, mode='bilinear')[0]
+    sums = torch.einsum('nk,nhw->khw', torch.from_numpy(scores).double(), scaled.clamp(min=-80).sigmoid())
+    best, second = sums.topk(2, dim=0).values
+    is_clear = ((best - second) > 1e-5 * best).numpy()
+    assert is_clear.mean() > 0.99
+    found = scored(logits, scores, size_hw).class_map()
+    np.testing.assert_array_equal(found[is_clear], sums.argmax(0).numpy()[is_clear])
+    assert len(np.unique(found)) > 5
+
+
 def test_logits_as_low_as_they_come():
     found = scored(np.full((2, 2, 2), -1e4, np.float32), np.eye(2, dtype=np.float32), (4, 4)).class_map()
     assert (found == 0).all()
