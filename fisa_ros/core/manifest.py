@@ -17,7 +17,7 @@ from fisa_ros.core.model_sources import ModelSource, read_sources
 from fisa_ros.core.placement import BLACK_RGB, RESIZE_KINDS, STRETCH, Resize
 from fisa_ros.core.resources import models_dir, share_dir
 from fisa_ros.core.thresholds import Thresholds
-from fisa_ros.core.weights_sum import note_sum, noted_sum
+from fisa_ros.core.weights_sum import note_sum, noted_sum, sha256_of
 
 _MAX_SIDE = 4096
 # What tuning makes of CLIP; the others use it as it is, or bring their own weights.
@@ -178,14 +178,13 @@ def are_assembled(manifest: ModelManifest) -> bool:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the sum of a file as hexadecimal digits.
+    """Return the sum of a file, 64 hexadecimal digits.
 
     Raises:
         WeightsError: It cannot be read.
     """
     try:
-        with path.open('rb') as file:
-            return hashlib.file_digest(file, 'sha256').hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise WeightsError(f'weights {path} cannot be read: {error}') from error
 

@@ -1,9 +1,20 @@
-"""The sum of weights that are too large to be read each time a manifest is."""
+"""Sums of files, and that of weights that are too large to be read each time a manifest is."""
 
+import hashlib
 import json
 from pathlib import Path
 
 from fisa_ros.core.unfinished_file import unfinished_path
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sum of a file, 64 hexadecimal digits.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def file_identity(path: Path) -> list[int]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from fisa_ros.core.errors import BuildCancelledError, EngineCacheError, EngineRefusedError
 from fisa_ros.core.resources import cache_dir
+from fisa_ros.core.weights_sum import sha256_of
 from fisa_ros.runtime.engine_key import EngineKey, Machine
 from fisa_ros.runtime.engine_storage import (
     MIB,
@@ -29,7 +30,6 @@ from fisa_ros.runtime.engine_storage import (
     try_lock,
     write_json,
 )
-from fisa_ros.runtime.verified_files import sha256_of
 
 SIDECAR_FORMAT = 1
 PLAN_FILE = 'engine.plan'

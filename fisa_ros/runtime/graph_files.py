@@ -11,7 +11,8 @@ from typing import Any
 from fisa_ros.core.errors import GraphsError
 from fisa_ros.core.manifest import ModelManifest, unshipped_weights
 from fisa_ros.core.resources import cache_dir
-from fisa_ros.runtime.verified_files import NOTES_FILE, find_damaged, sha256_of
+from fisa_ros.core.weights_sum import sha256_of
+from fisa_ros.runtime.verified_files import NOTES_FILE, find_damaged
 
 # Raised whenever the same model would be exported to other graphs.
 GRAPH_FORMAT = 1

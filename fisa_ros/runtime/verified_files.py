@@ -2,28 +2,17 @@
 
 from collections.abc import Mapping
 import contextlib
-import hashlib
 import json
 from pathlib import Path
 import tempfile
 import time
 from typing import Any
 
-from fisa_ros.core.weights_sum import file_identity
+from fisa_ros.core.weights_sum import file_identity, sha256_of
 
 NOTES_FILE = '.verified.json'
 # A file that changes twice within a tick of the file system's clock looks the same after both.
 _SETTLED_NS = 2 * 10**9
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sum of a file, 64 hexadecimal digits.
-
-    Raises:
-        OSError: It cannot be read.
-    """
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def find_damaged(folder: Path, sums: Mapping[str, str]) -> dict[str, str]:

@@ -18,12 +18,8 @@ from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.networks.assemble import assemble_model
 from fisa_ros.networks.load import load_network, load_text_encoder
 
-from .checkpoints.small_checkpoints import EOMT, NativeEomt, clip, eomt, register_clips
+from .checkpoints.small_checkpoints import CLASSIFIERS, EOMT, NativeEomt, clip, eomt, register_clips
 
-CLASSIFIERS = {
-    'tiny-vit': {'type': 'open_clip', 'image_size': 48, 'seve_blocks': 1, 'seve_width': 8, 'seve_heads': 2},
-    'tiny-convnext': {'type': 'pooled', 'image_size': 64},
-}
 LAYOUTS = {'tiny-vit': ('eomt', 'open_clip'), 'tiny-convnext': ('eomt_native', 'detectron2')}
 
 

@@ -5,8 +5,9 @@ import time
 
 import pytest
 
+from fisa_ros.core.weights_sum import sha256_of
 from fisa_ros.runtime import verified_files
-from fisa_ros.runtime.verified_files import NOTES_FILE, find_damaged, sha256_of
+from fisa_ros.runtime.verified_files import NOTES_FILE, find_damaged
 
 
 @pytest.fixture

@@ -13,11 +13,9 @@ import time
 
 from hub_server import BLOCK, COMMIT, Content, HubFile, Text
 import numpy as np
-import open_clip
 import pytest
 from safetensors.torch import load_file
 import torch
-from transformers import EomtConfig, EomtForUniversalSegmentation
 import yaml
 
 from fisa_ros.core.manifest import load_manifest, shipped_models, verify_weights
@@ -27,6 +25,14 @@ from fisa_ros.networks.load import load_network
 from fisa_ros.pipeline.segmenter import Segmenter
 from fisa_ros.runtime import model_store
 from fisa_ros.tools.models import main
+
+from ..networks.checkpoints.small_checkpoints import (  # noqa: TID252
+    CLASSIFIERS,
+    EOMT,
+    clip,
+    eomt,
+    register_clips,
+)
 
 ROOT = Path(__file__).absolute().parents[3]
 WEIGHTS, CONFIG, CLIP = 'someone/masks/model.safetensors', 'someone/masks/config.json', 'other/clip/clip.bin'
@@ -43,47 +49,22 @@ class Bytes(Content):
         yield self.content[start:]
 
 
-TEXT_TOWER = {'context_length': 77, 'vocab_size': 49408, 'width': 32, 'heads': 2, 'layers': 1}
-CLIPS = {
-    'small-vit': {
-        'embed_dim': 32,
-        'quick_gelu': True,
-        'vision_cfg': {'image_size': 32, 'layers': 2, 'width': 64, 'head_width': 32, 'patch_size': 8},
-        'text_cfg': TEXT_TOWER,
-    },
-    'small-convnext': {
-        'embed_dim': 32,
-        'vision_cfg': {'timm_model_name': 'convnext_atto', 'timm_pool': '', 'timm_proj': 'mlp', 'image_size': 64},
-        'text_cfg': TEXT_TOWER,
-    },
-}
-CLASSIFIERS = {
-    'small-vit': {'type': 'open_clip', 'image_size': 48, 'seve_blocks': 1, 'seve_width': 16},
-    'small-convnext': {'type': 'pooled', 'image_size': 64},
-}
-GENERATOR = {
-    'image_size': 64, 'patch_size': 16, 'hidden_size': 64, 'num_hidden_layers': 3, 'num_attention_heads': 2,
-    'num_blocks': 2, 'num_queries': 12, 'num_labels': 5,
-}  # fmt: skip
-
-
 @pytest.fixture(autouse=True)
 def _configs(monkeypatch):
-    for name, config in CLIPS.items():
-        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config)
+    register_clips(monkeypatch)
 
 
-def write_manifest(folder, clip='small-vit', *, has_sources=True, weights=None):
+def write_manifest(folder, model='tiny-vit', *, has_sources=True, weights=None):
     """Write the manifest of a small model whose parts are on the hub; return its path."""
     document = yaml.safe_load((share_dir() / 'models' / 'fisa-s.yaml').read_text())
     files = {'someone/masks': ('model.safetensors', 'config.json'), 'other/clip': ('clip.bin',)}
     document |= {
-        'name': clip,
+        'name': model,
         'image_size_hw': [64, 64],
-        'weights': {'file': weights or f'{clip}.safetensors', 'sha256': None},
-        'generator': {'type': 'eomt', 'config': GENERATOR},
-        'classifier': {**CLASSIFIERS[clip], 'model': clip, 'merge_size': 32},
-        'text_encoder': {'type': 'clip', 'model': clip},
+        'weights': {'file': weights or f'{model}.safetensors', 'sha256': None},
+        'generator': {'type': 'eomt', 'config': EOMT},
+        'classifier': {**CLASSIFIERS[model], 'model': model, 'merge_size': 32},
+        'text_encoder': {'type': 'clip', 'model': model},
         'prompt_templates': ['{}'],
         'sources': {
             part: {
@@ -101,26 +82,21 @@ def write_manifest(folder, clip='small-vit', *, has_sources=True, weights=None):
     }
     if not has_sources:
         del document['sources']
-    path = folder / f'{clip}.yaml'
+    path = folder / f'{model}.yaml'
     path.write_text(yaml.safe_dump(document, sort_keys=False))
     return path
 
 
 def put_checkpoints(hub, folder, manifest, seed=0):
-    """Put the parts of a small model on the hub, in the forms that their authors publish; return the CLIP."""
-    torch.manual_seed(seed)
-    masks = EomtForUniversalSegmentation(EomtConfig(**manifest.generator['config']))
-    masks.attn_mask_probs.zero_()
-    masks.save_pretrained(folder / 'masks')
-    clip = open_clip.create_model(manifest.name, pretrained_image=False)
+    """Put the parts of a small model on the hub, in the forms that their authors publish."""
+    eomt(seed=seed).save_pretrained(folder / 'masks')
     file = io.BytesIO()
-    torch.save(clip.state_dict(), file)
+    torch.save(clip(manifest.name, seed).state_dict(), file)
     hub.files |= {
         WEIGHTS: HubFile(Bytes((folder / 'masks' / 'model.safetensors').read_bytes())),
         CONFIG: HubFile(Text((folder / 'masks' / 'config.json').read_text()), is_large=False),
         CLIP: HubFile(Bytes(file.getvalue())),
     }
-    return clip
 
 
 def run(capsys, *arguments):
@@ -171,24 +147,24 @@ def test_info_names_every_file_of_every_source(hub, capsys):
     assert not hub.requests
 
 
-@pytest.mark.parametrize('clip', ['small-vit', 'small-convnext'])
-def test_a_model_is_fetched_put_together_and_used(hub, capsys, caplog, tmp_path, clip):
-    path = write_manifest(tmp_path, clip)
+@pytest.mark.parametrize('model', ['tiny-vit', 'tiny-convnext'])
+def test_a_model_is_fetched_put_together_and_used(hub, capsys, caplog, tmp_path, model):
+    path = write_manifest(tmp_path, model)
     manifest = load_manifest(path)
     put_checkpoints(hub, tmp_path, manifest)
     status, summary, log = run(capsys, 'download', path)
     assert status == 0, log
     assert summary['state'] == 'assembled'
-    assert summary['weights'] == str(tmp_path / 'models' / clip / f'{clip}.safetensors')
+    assert summary['weights'] == str(tmp_path / 'models' / model / f'{model}.safetensors')
     assert summary['next_command'] == f'python -m fisa_ros.tools.export --model {path}'
     assert summary['parameters'] > 0
     # FISA was not tuned, and a frozen CLIP need not be.
-    is_untuned = clip == 'small-vit'
+    is_untuned = model == 'tiny-vit'
     assert ('is untuned' in (summary['note'] or '')) is is_untuned
 
     with caplog.at_level(logging.WARNING, 'fisa_ros.segmenter'):
         segmenter = Segmenter.load(path, 'torch', 'cpu', cache=False)
-    assert (f'{clip} is untuned' in caplog.text) is is_untuned
+    assert (f'{model} is untuned' in caplog.text) is is_untuned
     state = segmenter.prepare(VocabularyRegistry().propose(VocabularyRequest.parse('chair; door')))
     assert segmenter.segment(np.zeros((48, 64, 3), np.uint8), state).semantic_map.shape == (48, 64)
     segmenter.close()
@@ -223,7 +199,7 @@ def test_weights_are_made_where_the_manifest_looks_for_them(hub, capsys, tmp_pat
     put_checkpoints(hub, tmp_path, load_manifest(path))
     status, summary, _ = run(capsys, 'download', path)
     assert (status, summary['state']) == (0, 'assembled')
-    assert summary['weights'] == f'{os.environ["FISA_ROS_MODELS"]}/small-vit/try.safetensors'
+    assert summary['weights'] == f'{os.environ["FISA_ROS_MODELS"]}/tiny-vit/try.safetensors'
     assert load_network(load_manifest(path))
     hub.requests.clear()
     assert run(capsys, 'download', path)[0] == 0
@@ -312,7 +288,7 @@ def test_a_file_that_is_no_longer_listed_is_not_taken_for_the_checkpoint(hub, ca
 
 def test_weights_beside_the_manifest_need_no_download(hub, capsys, caplog, tmp_path):
     own = write_manifest(tmp_path)
-    (tmp_path / 'small-vit.safetensors').write_bytes(b'tuned')
+    (tmp_path / 'tiny-vit.safetensors').write_bytes(b'tuned')
     (tmp_path / 'other').mkdir()
     (tmp_path / 'kept.safetensors').write_bytes(b'tuned')
     other = write_manifest(tmp_path / 'other', weights='../kept.safetensors')
@@ -331,7 +307,7 @@ def test_lost_weights_of_a_training_are_not_made_of_sources(hub, capsys, tmp_pat
     path.write_text(yaml.safe_dump(document))
     status, _, log = run(capsys, 'download', path)
     assert status == 2
-    assert f'of a training: put them back to {tmp_path / "small-vit.safetensors"}' in log
+    assert f'of a training: put them back to {tmp_path / "tiny-vit.safetensors"}' in log
     assert not hub.requests
 
 
@@ -342,7 +318,7 @@ def test_lost_weights_of_a_training_are_not_made_of_sources(hub, capsys, tmp_pat
         (['download', 'fisa-huge'], "error: unknown model 'fisa-huge'"),
         (['download', 'fisa-s'], 'error: http://127.0.0.1:'),
         (['download', 'fisa-s', '--from', '/nowhere'], 'error: --from /nowhere is not a folder'),
-        (['download', '{path}'], 'small-vit.yaml names no sources to make small-vit of'),
+        (['download', '{path}'], 'tiny-vit.yaml names no sources to make tiny-vit of'),
     ],
 )
 def test_errors_are_one_line(hub, capsys, tmp_path, arguments, text):
@@ -366,7 +342,7 @@ def test_fetching_needs_no_torch(hub, tmp_path):
     assert finished.returncode == 2
     assert 'making weights of them needs torch, which is not installed: pip install torch' in finished.stderr
     assert 'Traceback' not in finished.stderr
-    assert len([p for p in (tmp_path / 'models' / 'small-vit' / 'sources').rglob('*') if p.is_file()]) == 3
+    assert len([p for p in (tmp_path / 'models' / 'tiny-vit' / 'sources').rglob('*') if p.is_file()]) == 3
 
 
 def test_what_a_killed_process_left_is_removed(hub, capsys, tmp_path):
@@ -417,7 +393,7 @@ def test_ctrl_c_leaves_what_was_fetched(hub, tmp_path):
     process = subprocess.Popen(
         [sys.executable, '-c', RUN, 'download', path], cwd=ROOT, stderr=subprocess.PIPE, text=True
     )
-    folder = tmp_path / 'models' / 'small-vit' / 'sources' / 'classifier'
+    folder = tmp_path / 'models' / 'tiny-vit' / 'sources' / 'classifier'
     deadline = time.monotonic() + 300.0
     while not any(part.stat().st_size for part in folder.glob('.*.part')):
         assert time.monotonic() < deadline

@@ -33,6 +33,10 @@ CLIPS = {
         'text_cfg': _TEXT,
     },
 }
+CLASSIFIERS = {
+    'tiny-vit': {'type': 'open_clip', 'image_size': 48, 'seve_blocks': 1, 'seve_width': 8, 'seve_heads': 2},
+    'tiny-convnext': {'type': 'pooled', 'image_size': 64},
+}
 
 
 def register_clips(monkeypatch):
@@ -56,9 +60,9 @@ def scramble(module, seed=0):
     return module.eval()
 
 
-def eomt(config=EOMT):
+def eomt(config=EOMT, seed=0):
     """Return an EoMT of transformers as it is used: without masked attention."""
-    model = scramble(EomtForUniversalSegmentation(EomtConfig(**config)))
+    model = scramble(EomtForUniversalSegmentation(EomtConfig(**config)), seed)
     model.attn_mask_probs.zero_()
     return model
 
