@@ -2,14 +2,14 @@
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 import logging
 from pathlib import Path
 import sys
 from typing import Any, Self
 
-from fisa_ros.core.errors import FisaError
-from fisa_ros.core.manifest import load_manifest
+from fisa_ros.core.errors import BackendUnavailableError, DataError, FisaError
+from fisa_ros.core.manifest import ModelManifest, load_manifest
 from fisa_ros.core.stop_signals import noted_signals
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.core.vocabulary import Vocabulary
@@ -26,6 +26,7 @@ from fisa_ros.tools.model_arguments import chosen_thresholds, report
 
 _ALL = ('names', 'training', 'held_out')
 _INTERRUPTED = 130
+_MAX_MERGE_SIZE = 4096
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +66,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--removed-words', choices=('half',), help='also count what gets a label when half of the words are removed'
     )
+    parser.add_argument(
+        '--merge-size',
+        type=int,
+        metavar='PIXELS',
+        help='merge masks in a square map of this edge instead of that of the model, back-end torch alone; published '
+        'results are merged at full resolution',
+    )
     parser.add_argument('--split-file', type=Path, help='YAML lists base and novel of categories to score apart')
     parser.add_argument('--plots', type=Path, metavar='DIR', help='folder for plots as PNG')
     parser.add_argument('--json', action='store_true', help='print one JSON object instead of a table')
@@ -77,9 +85,8 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     if options.plots:
         for job in jobs:
             job.plots(options).mkdir(parents=True, exist_ok=True)
-    segmenter = open_segmenter(
-        load_manifest(options.model), options.backend, options.device, precision=options.precision
-    )
+    manifest, backend = _chosen_model(options)
+    segmenter = open_segmenter(manifest, backend, options.device, precision=options.precision)
     try:
         thresholds = chosen_thresholds(segmenter.default_thresholds, options)
         summary = {
@@ -87,6 +94,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             'backend': segmenter.backend.name,
             'device': segmenter.backend.device,
             'precision': segmenter.backend.precision,
+            'merge_size': segmenter.manifest.classifier.get('merge_size'),
             'words': options.words,
             'oracle': options.oracle,
             'thresholds': asdict(thresholds),
@@ -102,6 +110,24 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     if not options.dataset:
         return summary | {'panoptic': str(options.panoptic)} | scores[options.panoptic.stem] | end
     return summary | end | {'datasets': scores, 'published': _published(scores, published)}
+
+
+def _chosen_model(options: argparse.Namespace) -> tuple[ModelManifest, str]:
+    """Return the model, with the size at which its masks are merged, and the back-end to run it.
+
+    Raises:
+        FisaError: There is no such model, or its masks cannot be merged so.
+    """
+    manifest, size = load_manifest(options.model), options.merge_size
+    if size is None:
+        return manifest, options.backend
+    if not 1 <= size <= _MAX_MERGE_SIZE:
+        raise DataError(f'--merge-size must be in 1..{_MAX_MERGE_SIZE}, got {size}')
+    if options.backend not in ('auto', 'torch'):
+        raise BackendUnavailableError(
+            f'--merge-size needs --backend torch, got {options.backend!r}: exported graphs merge at one size'
+        )
+    return replace(manifest, classifier={**manifest.classifier, 'merge_size': size}), 'torch'
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,8 @@ def test_plots(segmenter, files, capsys, tmp_path):
         (['--limit', '0'], '--limit must be at least 1, got 0'),
         (['--vocabulary', 'none.yaml'], 'none.yaml does not exist'),
         (['--words', 'held_out', '--synonyms', 'none.yaml'], 'synonyms none.yaml cannot be read'),
+        (['--merge-size', '0'], '--merge-size must be in 1..4096, got 0'),
+        (['--merge-size', '80', '--backend', 'crops'], "--merge-size needs --backend torch, got 'crops'"),
         (['--split-file', 'none.yaml'], 'split file none.yaml cannot be read'),
     ],
 )
@@ -204,3 +206,8 @@ def test_the_shipped_model_on_rendered_rooms(write_panoptic, capsys):
     assert summary['ece_masks'] < 0.5
     oracles = {oracle: json.loads(run(capsys, *files, '--oracle', oracle)[1])['pq'] for oracle in ('masks', 'classes')}
     assert min(oracles.values()) > summary['pq']
+    # Edges of true masks, which have the resolution of the network's input, get lost in a smaller map.
+    merged = [json.loads(run(capsys, *files, '--oracle', 'masks', '--merge-size', size)[1]) for size in (40, 160, 320)]
+    assert [numbers['merge_size'] for numbers in merged] == [40, 160, 320]
+    assert merged[0]['sq'] < merged[1]['sq'] < merged[2]['sq']
+    assert merged[1]['pq'] == oracles['masks']
