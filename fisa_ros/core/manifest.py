@@ -233,7 +233,7 @@ def _folder_name(reader: ManifestReader, name: str) -> str:
     if reader.path == shipped or not shipped.is_file():
         return name
     own, theirs = (
-        json.dumps([document.get(key) for key in _PARTS], sort_keys=True)
+        json.dumps([document.get(key) for key in _PARTS], sort_keys=True, default=str)
         for document in (reader.mapping, yaml.safe_load(shipped.read_text(encoding='utf-8')))
     )
     return name if own == theirs else f'{name}-{hashlib.sha256(own.encode()).hexdigest()[:8]}'

@@ -12,12 +12,17 @@ def unfinished_path(path: Path) -> Path:
     return path.with_name(f'{path.name}.{socket.gethostname()}.{os.getpid()}.tmp')
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what processes of this machine that are gone left in a folder at their `unfinished_path`.
+def remove_unfinished(folder: Path, name: str | None = None) -> None:
+    """Remove what processes of this machine that are gone left at their `unfinished_path` in a folder.
 
-    Call it where no two containers of one host name write at once: each sees its own processes alone.
+    Call it where no two containers of one host name write the same at once: each sees its own processes alone.
+
+    Args:
+        folder: The folder.
+        name: Name of the file that they wrote; None for any.
     """
-    for left in folder.glob(f'*.{escape(socket.gethostname())}.*.tmp'):
+    written = '*' if name is None else escape(name)
+    for left in folder.glob(f'{written}.{escape(socket.gethostname())}.*.tmp'):
         number = left.name.split('.')[-2]
         if number.isdecimal() and not _is_running(int(number)):
             with suppress(OSError):

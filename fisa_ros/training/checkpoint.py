@@ -24,7 +24,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         DataError: The disk is full or the folder cannot be written; the old one stays.
     """
     unfinished = unfinished_path(path)
-    remove_unfinished(path.parent)
+    remove_unfinished(path.parent, path.name)
     try:
         with unfinished.open('wb') as file:
             write(file)

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -50,3 +51,17 @@ def test_what_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path, raised, 
         write_atomically(path, fail)
     assert path.read_bytes() == b'old'
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_write(tmp_path):
+    writer = subprocess.Popen([sys.executable, '-c', WRITER, str(tmp_path), 'a', 'b'])
+    while not (tmp_path / 'begun_a').exists():
+        assert writer.poll() is None
+        time.sleep(0.01)
+    writer.kill()
+    writer.wait()
+    (left,) = tmp_path.glob('file.*.tmp')
+    other = left.rename(tmp_path / left.name.replace('file', 'another'))
+    left.touch()
+    write_atomically(tmp_path / 'file', lambda file: file.write(b'new'))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, 'begun_a', 'file']
