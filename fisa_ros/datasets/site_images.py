@@ -1,5 +1,6 @@
 """A handful of images of one's own site: with a COCO panoptic file, with one of COCO instances, or without masks."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +16,10 @@ from fisa_ros.datasets.coco_panoptic import (
     ImageRecord,
     PanopticDataset,
     SegmentInfo,
+    listed,
     read_json,
 )
+from fisa_ros.datasets.image_reading import read_size, size_text
 from fisa_ros.sources.image_folder import IMAGE_SUFFIXES, natural_key, read_image
 
 MAX_IMAGES = 2000
@@ -149,7 +152,7 @@ def open_site(images: Path, annotations: Path, drawn: Draw | None = None) -> Pan
 
     Raises:
         DataError: The file cannot be read or breaks both formats, images are missing, or there are none or more than
-            `MAX_IMAGES` to be taken.
+            `MAX_IMAGES` to be taken, an image is listed twice, or a map has another size than the file says.
     """
     _require_folder(images)
     document = read_json(annotations)
@@ -162,6 +165,11 @@ def open_site(images: Path, annotations: Path, drawn: Draw | None = None) -> Pan
         dataset = _open_instances(images, annotations, document, drawn)
     if not len(dataset):
         raise DataError(f'{annotations} lists no images')
+    counts = Counter(record.image_path for record in dataset.records)
+    if twice := [path.name for path, count in counts.items() if count > 1]:
+        raise DataError(f'{annotations} lists an image more than once: {listed(twice)}')
+    if not isinstance(dataset, SiteDataset):
+        _check_map_sizes(dataset)
     return dataset
 
 
@@ -205,6 +213,15 @@ def _require_folder(images: Path) -> None:
         raise DataError(f'{images} is not a folder of images')
 
 
+def _check_map_sizes(dataset: PanopticDataset) -> None:
+    for record in dataset.records:
+        size_hw = read_size(record.map_path)
+        if size_hw != record.size_hw:
+            raise DataError(
+                f'{record.map_path} is {size_text(size_hw)}, {dataset.path} says {size_text(record.size_hw)}'
+            )
+
+
 def _open_instances(images: Path, path: Path, document: Mapping[str, Any], drawn: Draw | None) -> SiteDataset:
     try:
         categories = {
@@ -225,10 +242,10 @@ def _open_instances(images: Path, path: Path, document: Mapping[str, Any], drawn
         for image in (document['images'][index] for index in _taken(len(entries), path, drawn)):
             size_hw = int(image['height']), int(image['width'])
             where = f'{path}: image {image["id"]}'
-            listed = list(_segments(entries[int(image['id'])], size_hw, where))
+            found = list(_segments(entries[int(image['id'])], size_hw, where))
             file = images / image['file_name']
-            records.append(ImageRecord(int(image['id']), file, file, size_hw, tuple(info for info, _ in listed)))
-            masks.append(tuple(mask for _, mask in listed))
+            records.append(ImageRecord(int(image['id']), file, file, size_hw, tuple(info for info, _ in found)))
+            masks.append(tuple(mask for _, mask in found))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f'{path} is neither in the COCO panoptic format nor of COCO instances: {type(error).__name__} {error}'

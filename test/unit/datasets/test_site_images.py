@@ -93,10 +93,14 @@ def test_a_panoptic_file_is_known_by_its_content(folder):
         {'image_id': image, 'file_name': f'{name}.map.png', 'segments_info': segments}
         for image, name in ((5, 'b_9'), (6, 'b_10'))
     ]
-    dataset = open_site(folder, write(folder, document))
+    path = write(folder, document)
+    dataset = open_site(folder, path)
     assert type(dataset) is PanopticDataset
     assert (dataset.panoptic_map(0) == 3).all()
     assert [record.image_id for record in part_of(dataset, [1]).records] == [6]
+    cv2.imwrite(str(panoptic / 'b_10.map.png'), encode_ids(np.full((12, 8), 3)))
+    with pytest.raises(DataError, match=r'b_10.map.png is 8x12, .*site.json says 12x8'):
+        open_site(folder, path)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +122,13 @@ def test_a_panoptic_file_is_known_by_its_content(folder):
 def test_broken_files_are_refused(folder, document, message):
     with pytest.raises(DataError, match=message):
         open_site(folder, write(folder, document))
+
+
+def test_an_image_that_is_listed_twice_is_refused(folder):
+    images = [{'id': number, 'file_name': 'b_9.png', 'height': 8, 'width': 12} for number in (5, 6)]
+    path = write(folder, instances(annotation([SQUARE]), images=images))
+    with pytest.raises(DataError, match=r'site.json lists an image more than once: b_9.png'):
+        open_site(folder, path)
 
 
 def test_run_lengths_that_lead_out_of_the_image_are_refused(folder):
