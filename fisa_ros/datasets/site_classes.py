@@ -9,12 +9,14 @@ import yaml
 from fisa_ros.core.class_names import name_key, parse_names
 from fisa_ros.core.errors import DataError, VocabularyError
 from fisa_ros.core.vocabulary import Vocabulary, VocabularyClass, VocabularyRegistry, VocabularyRequest
-from fisa_ros.datasets.coco_panoptic import DatasetCategory, PanopticDataset
+from fisa_ros.datasets.coco_panoptic import DatasetCategory, PanopticDataset, SegmentInfo
 from fisa_ros.datasets.site_images import names_beside
 from fisa_ros.evaluation.category_map import category_words
 
 UNKNOWN = 0
-"""Category of segments whose class is in neither vocabulary."""
+"""Category of segments whose class is in neither vocabulary, and of groups of base classes."""
+NEW_CROWD = -2
+"""Category of groups of a new class that are not told apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,29 +96,43 @@ def site_classes(base: VocabularyRequest, dataset: PanopticDataset, named: Seque
         VocabularyError: A name breaks the rules of names or is in the base vocabulary.
     """
     known = extend_vocabulary(base, named)
-    used = {segment.category_id for record in dataset.records for segment in record.segments}
-    occurring = [dataset.categories[key] for key in dataset.categories if key in used]
-    found = [entry for entry in occurring if known.number_of(entry.name) == UNKNOWN]
+    segments = [segment for record in dataset.records for segment in record.segments]
+    used = {segment.category_id for segment in segments}
+    told_apart = {segment.category_id for segment in segments if not segment.is_crowd}
+    occurring = [entry for key, entry in dataset.categories.items() if key in used]
+    found = [entry for entry in occurring if known.number_of(entry.name) == UNKNOWN and entry.id in told_apart]
     if not named:
         known = extend_vocabulary(
             base, [entry.name for entry in found], [entry.name for entry in found if not entry.is_thing]
         )
-    numbers = {known.number_of(entry.name) for entry in occurring}
+    numbers = {known.number_of(entry.name) for entry in occurring if entry.id in told_apart}
+    crowds = [entry for entry in occurring if entry.id not in told_apart]
+    hint = f'; {_listed(crowds)} are groups alone (iscrowd 1), which teach nothing: mark each object' if crowds else ''
     if missing := [entry.text for entry in known.new if entry.id not in numbers]:
-        raise DataError(f'{dataset.path} has no mask of {"; ".join(missing)}: it has {_listed(occurring)}')
+        raise DataError(f'{dataset.path} has no mask of {"; ".join(missing)}: it has {_listed(occurring)}{hint}')
     if not known.new:
-        raise DataError(f'{dataset.path} has masks of base classes alone, nothing new to learn: {_listed(occurring)}')
+        raise DataError(
+            f'{dataset.path} has masks of base classes alone, nothing new to learn: {_listed(occurring)}{hint}'
+        )
     return known
 
 
 def number_categories(dataset: PanopticDataset, classes: SiteClasses) -> PanopticDataset:
-    """Return the same images with the numbers of `classes` as categories, `UNKNOWN` for what is none of them."""
+    """Return the same images with the numbers of `classes` as categories, `UNKNOWN` for what is none of them.
+
+    A group that is not told apart becomes one segment of the category `NEW_CROWD` or `UNKNOWN`: its area counts, and
+    nothing is learnt from it.
+    """
     numbers = {key: classes.number_of(entry.name) for key, entry in dataset.categories.items()}
+
+    def renumbered(segment: SegmentInfo) -> SegmentInfo:
+        number = numbers[segment.category_id]
+        if segment.is_crowd:
+            number = NEW_CROWD if number in classes.new_numbers else UNKNOWN
+        return replace(segment, category_id=number, is_crowd=False)
+
     records = tuple(
-        replace(
-            record,
-            segments=tuple(replace(segment, category_id=numbers[segment.category_id]) for segment in record.segments),
-        )
+        replace(record, segments=tuple(renumbered(segment) for segment in record.segments))
         for record in dataset.records
     )
     return replace(dataset, categories=category_table(classes), records=records)
@@ -146,8 +162,8 @@ def read_image_names(image: Path) -> list[str] | None:
     return [line.strip() for line in lines if line.strip()]
 
 
-def write_vocabulary(classes: SiteClasses, path: Path, description: str) -> None:
-    """Write the classes as a vocabulary file."""
+def vocabulary_text(classes: SiteClasses, description: str) -> str:
+    """Return the classes as the text of a vocabulary file."""
     entries = [
         {
             'name': entry.name,
@@ -156,8 +172,7 @@ def write_vocabulary(classes: SiteClasses, path: Path, description: str) -> None
         }
         for entry in classes.vocabulary.classes
     ]
-    document = {'description': description, 'classes': entries}
-    path.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding='utf-8')
+    return yaml.safe_dump({'description': description, 'classes': entries}, sort_keys=False, allow_unicode=True)
 
 
 def _listed(categories: Sequence[DatasetCategory]) -> str:

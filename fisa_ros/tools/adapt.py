@@ -1,39 +1,68 @@
 """Adapt a model to your own site with a handful of images: `python -m fisa_ros.tools.adapt --images DIR`."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 import json
 import logging
 import os
 from pathlib import Path
 import re
+import signal
 import sys
-from typing import Any
+import threading
+from typing import TYPE_CHECKING, Any
 
-from fisa_ros.core.errors import FisaError
+from fisa_ros.core.errors import DataError, FisaError
 from fisa_ros.core.vocabulary import VocabularyRequest
+
+if TYPE_CHECKING:
+    from fisa_ros.training.adapt import Adaptation
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, 1 if the model was not worth saving, or 2 if nothing could be done."""
+    """Run the command line.
+
+    Returns:
+        0, 1 if the model was not worth saving, 2 if nothing could be done, 130 if it was stopped.
+    """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format='%(message)s', stream=sys.stderr)
+    adaptation = None
     try:
-        report, refusal = _run(options)
+        with _sigterm_interrupts():
+            adaptation = _adapt(options)
+            report = _report(options, adaptation)
     except (FisaError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
+        if adaptation and adaptation.manifest:
+            print(f'{adaptation.manifest} was saved, report or pictures were not', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print('stopped; nothing was saved', file=sys.stderr)
+        saved = adaptation.manifest if adaptation else None
+        print(f'stopped; {f"{saved} was saved" if saved else "nothing was saved"}', file=sys.stderr)
         return 130
     if options.json:
         print(json.dumps(report, allow_nan=False))
     else:
         _print_table(report)
-    if refusal:
-        print(f'refused: {refusal}', file=sys.stderr)
+    if adaptation.refusal:
+        print(f'refused: {adaptation.refusal}', file=sys.stderr)
         return 1
     return 0
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM stop the work as Ctrl-C does, so that nothing is left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         '--sure', type=float, default=0.5, metavar='SCORE', help='with names alone: score of masks that are taken'
     )
     parser.add_argument('--force', action='store_true', help='save the model whatever was lost')
+    parser.add_argument('--replace', action='store_true', help='replace an adapted model of the same name')
     parser.add_argument('--seed', type=int, default=0, help='(default: %(default)s)')
     parser.add_argument('--threads', type=int, default=os.cpu_count(), help='threads of PyTorch (default: all cores)')
     parser.add_argument(
@@ -95,17 +125,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def _adapt(options: argparse.Namespace) -> 'Adaptation':
     # Here, for loading PyTorch takes seconds.
     from fisa_ros.core.manifest import load_manifest
-    from fisa_ros.tools.adapt_page import write_page
     from fisa_ros.training.adapt import AdaptRequest, adapt
     from fisa_ros.training.adapt_stage import AdaptOptions
     from fisa_ros.training.loop import TrainingStoppedError
     from fisa_ros.training.pseudo_masks import SureRule
     from fisa_ros.training.settings import RunSettings
 
-    name = options.name or _name(load_manifest(options.model).name, options.images)
+    if options.minutes is not None and not options.minutes > 0:
+        raise DataError(f'--minutes must be above 0, got {options.minutes:g}')
     request = AdaptRequest(
         model=options.model,
         images=options.images,
@@ -113,32 +143,36 @@ def _run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         names=tuple(part.strip() for part in options.names.split(';') if part.strip()),
         base=VocabularyRequest.parse(options.vocabulary),
         out=options.out,
-        name=name,
+        name=options.name or _name(load_manifest(options.model).name, options.images),
         rehearsal=options.rehearsal,
         rehearsal_annotations=options.rehearsal_annotations,
         views=options.views,
         max_drop=options.max_drop / 100,
         is_forced=options.force,
+        may_replace=options.replace,
         seed=options.seed,
         options=AdaptOptions(steps=options.steps),
         sure=SureRule(options.sure),
     )
     seconds = None if options.minutes is None else options.minutes * 60
     try:
-        adaptation = adapt(request, RunSettings(options.threads, seconds, options.precision))
+        return adapt(request, RunSettings(options.threads, seconds, options.precision))
     except TrainingStoppedError as stopped:
         # By a signal: it leaves nothing behind.
         raise KeyboardInterrupt from stopped
-    report: dict[str, Any] = dict(adaptation.report)
-    report['saved'] = str(adaptation.manifest) if adaptation.manifest else None
-    if adaptation.manifest:
-        vocabulary = options.out / f'{name}_vocabulary.yaml'
-        page = options.out / f'{name}_before_after.png'
-        write_page(page, options.model, adaptation.manifest, vocabulary, adaptation.shown)
-        report |= {'vocabulary': str(vocabulary), 'page': str(page)}
-        text = json.dumps(report, indent=1, allow_nan=False)
-        (options.out / f'{name}_report.json').write_text(text, encoding='utf-8')
-    return report, adaptation.refusal
+
+
+def _report(options: argparse.Namespace, adaptation: 'Adaptation') -> dict[str, Any]:
+    """Return what is printed; beside a model that was saved it is written too, with pictures."""
+    from fisa_ros.tools.adapt_page import write_page
+
+    report: dict[str, Any] = {**adaptation.report, 'saved': None}
+    files = adaptation.files
+    if files is not None:
+        report |= {'saved': str(files.manifest), 'vocabulary': str(files.vocabulary), 'page': str(files.page)}
+        files.report.write_text(json.dumps(report, indent=1, allow_nan=False), encoding='utf-8')
+        write_page(files.page, options.model, files.manifest, files.vocabulary, adaptation.shown)
+    return report
 
 
 def _name(model: str, images: Path) -> str:
@@ -148,17 +182,20 @@ def _name(model: str, images: Path) -> str:
 
 def _print_table(report: Mapping[str, Any]) -> None:
     before, after = report['before'], report['after']
-    print(f'{"share of masks named right":40}{"before":>10}{"after":>10}{"masks":>8}')
-    for key, label, count in (
-        ('new', 'new classes', 'new_masks'),
-        ('base', 'base classes', 'base_masks'),
-        ('base_asked_together', 'base classes, asked with the new ones', 'base_masks'),
+    print(f'{"share of masks named right":40}{"before":>10}{"after":>10}{"masks":>8}{"views":>8}')
+    for key, label, kind in (
+        ('new', 'new classes', 'new'),
+        ('base', 'base classes', 'base'),
+        ('base_asked_together', 'base classes, asked with the new ones', 'base'),
     ):
-        print(f'{label:40}{_text(before[key]):>10}{_text(after[key]):>10}{after[count]:>8}')
+        counts = f'{after[f"{kind}_masks"]:>8}{after[f"{kind}_views"]:>8}'
+        print(f'{label:40}{_text(before[key]):>10}{_text(after[key]):>10}{counts}')
     for name in report['masks']:
         values = (_text(scores['per_class'].get(name)) for scores in (before, after))
         print(f'{"  " + name:40}' + ''.join(f'{value:>10}' for value in values))
     print(f'\n{report["images"]} images, masks from {report["masks_from"]}: {_counts(report["masks"])}')
+    if report['masks_are_guessed']:
+        print('the model named them by itself before, so these scores can show a loss of new classes and no gain')
     held = len(report['held_out_images'])
     print(
         f'new classes measured on {held} images kept out of the tuning' if held
@@ -166,6 +203,11 @@ def _print_table(report: Mapping[str, Any]) -> None:
     )  # fmt: skip
     print(f'base classes measured on {report["base_measured_on"]}')
     print(f'{report["steps"]} steps, {report["alpha"]:g} of the way to the tuned weights, {report["seconds"]:.0f} s')
+    parts = report['alpha_of_parts']
+    print(
+        f'each of {len(parts)} parts measured at the step that the others choose: {", ".join(map(str, parts))}'
+        if len(parts) > 1 else 'measured on the very images that chose the step: too few to part them'
+    )  # fmt: skip
     if report['saved']:
         print(f'--model {report["saved"]} --vocabulary {report["vocabulary"]}; pictures: {report["page"]}')
 

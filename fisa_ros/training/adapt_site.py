@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fisa_ros.core.errors import DataError
+from fisa_ros.core.errors import DataError, VocabularyError
 from fisa_ros.core.placement import Resize
 from fisa_ros.core.vocabulary import VocabularyRequest
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
@@ -18,7 +18,7 @@ from fisa_ros.datasets.site_classes import (
     read_image_names,
     site_classes,
 )
-from fisa_ros.datasets.site_images import Draw, SiteDataset, find_annotations, open_folder, open_site
+from fisa_ros.datasets.site_images import Draw, SiteDataset, find_annotations, names_beside, open_folder, open_site
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
 from fisa_ros.training.pseudo_masks import SureRule, name_masks
 from fisa_ros.training.vocabulary_sampler import SampledVocabulary
@@ -37,12 +37,17 @@ class MaskedSite:
         classes: Base classes and new ones.
         source: Where the masks came from, in words.
         counts: Masks of each new class, by name.
+        is_guessed: Whether the model itself made the masks, so that scores on them cannot show a gain.
     """
 
     dataset: PanopticDataset
     classes: SiteClasses
     source: str
     counts: Mapping[str, int]
+    is_guessed: bool = False
+
+    def __len__(self) -> int:
+        return len(self.dataset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,9 @@ class NamedSite:
     folder: SiteDataset
     classes: SiteClasses
     allowed: tuple[frozenset[int], ...]
+
+    def __len__(self) -> int:
+        return len(self.folder)
 
     def look(
         self,
@@ -80,7 +88,7 @@ class NamedSite:
                 f'no mask is sure enough of a new class: a score of {rule.min_score:g} is needed, the best are {best}. '
                 'Draw masks for some images, or try other words'
             )
-        return MaskedSite(found.dataset, self.classes, 'the model itself, where it was sure', counts)
+        return MaskedSite(found.dataset, self.classes, 'the model itself, where it was sure', counts, is_guessed=True)
 
 
 def open_for_adapting(
@@ -114,7 +122,7 @@ def open_for_adapting(
             f'{images} has neither masks (a COCO JSON in or beside it, or --annotations) nor names of what is new: '
             'give --names "forklift, lift truck; tire", or a file NAME.txt beside each image'
         )
-    classes = _named_classes(base, names, named, images)
+    classes = _named_classes(base, names, named, folder)
     new = classes.new_numbers
     allowed = tuple(new if found is None else new & {classes.number_of(name) for name in found} for found in named)
     return NamedSite(folder, classes, allowed)
@@ -152,15 +160,20 @@ def hold_out(dataset: PanopticDataset, new: frozenset[int], seed: int) -> tuple[
 
 
 def _named_classes(
-    base: VocabularyRequest, names: Sequence[str], named: Sequence[Sequence[str] | None], images: Path
+    base: VocabularyRequest, names: Sequence[str], named: Sequence[Sequence[str] | None], folder: SiteDataset
 ) -> SiteClasses:
     """Return the given classes and those of the files beside images; base classes among the latter are nothing new."""
     known = extend_vocabulary(base, names)
     texts = list(names)
-    for name in dict.fromkeys(name for found in named for name in found or ()):
-        if not known.number_of(name):
+    for record, found in zip(folder.records, named, strict=True):
+        for name in found or ():
+            if known.number_of(name):
+                continue
             texts.append(name)
-            known = extend_vocabulary(base, texts)
+            try:
+                known = extend_vocabulary(base, texts)
+            except VocabularyError as error:
+                raise DataError(f'{names_beside(record.image_path)}: {error}') from error
     if not known.new:
-        raise DataError(f'{images}: the files beside the images name base classes alone, nothing new')
+        raise DataError(f'{folder.path}: the files beside the images name base classes alone, nothing new')
     return known

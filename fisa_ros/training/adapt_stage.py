@@ -63,7 +63,8 @@ def tune(
 
     New classes are learnt by cross-entropy against all base classes. What the model said of the base classes before, on
     masks of nothing new, is kept by the divergence from it (Hinton et al., "Distilling the Knowledge in a Neural
-    Network", 2015; Li and Hoiem, "Learning without Forgetting", 2016).
+    Network", 2015; Li and Hoiem, "Learning without Forgetting", 2016). On masks that may be new, it is the shares of
+    the base classes among themselves that are kept.
 
     Args:
         network: The model.
@@ -105,11 +106,10 @@ def tune(
         for name, part in (('new', is_new & is_known), ('base', ~is_new & is_known)):
             value = F.cross_entropy(scores[part], target[part], reduction='sum', label_smoothing=0.02)
             terms[name] = Term(value, int(part.sum()), 1.0)
-        # New words, which stand between the base words and void, had no share in anything that is not new.
-        former = batch.base_logits[batch.is_guarded].softmax(-1)
-        former = torch.cat([former[:, :-1], former.new_zeros(len(former), len(guard.new)), former[:, -1:]], -1)
-        divergence = F.kl_div(kept[batch.is_guarded].log_softmax(-1), former, reduction='sum')
-        terms['guard'] = Term(divergence, int(batch.is_guarded.sum()), options.guard_weight)
+        is_kept = batch.is_guarded | batch.may_be_new
+        divergence = _divergence(kept[batch.is_guarded], batch.base_logits[batch.is_guarded], is_open=False)
+        divergence += _divergence(kept[batch.may_be_new], batch.base_logits[batch.may_be_new], is_open=True)
+        terms['guard'] = Term(divergence, int(is_kept.sum()), options.guard_weight)
         right = scores[is_new & is_known].argmax(-1) == target[is_new & is_known]
         terms['new_accuracy'] = Term(right.sum(), int((is_new & is_known).sum()), 0.0)
         return terms
@@ -125,6 +125,25 @@ def tune(
             raise
         return stopped.summary.step
     return options.steps
+
+
+def _divergence(scores: Tensor, base_logits: Tensor, *, is_open: bool) -> Tensor:
+    """Return the sum of the divergences of answers from former ones.
+
+    Args:
+        scores: `(N, K + L + 1)` of base classes, new ones and void.
+        base_logits: `(N, K + 1)` former answers, without new classes.
+        is_open: Whether new classes may take what share they want; else they had none.
+    """
+    base = base_logits.shape[-1] - 1
+    former = base_logits.softmax(-1)
+    if is_open:
+        scores = torch.cat([scores[:, :base], scores[:, -1:]], -1)
+    else:
+        former = torch.cat(
+            [former[:, :-1], former.new_zeros(len(former), scores.shape[-1] - base - 1), former[:, -1:]], -1
+        )
+    return F.kl_div(scores.log_softmax(-1), former, reduction='sum')
 
 
 class _Draw:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from fisa_ros.core.vocabulary import Vocabulary
 from fisa_ros.core.vocabulary_state import NUM_SEMANTIC_TOKENS, build_state
+from fisa_ros.datasets.site_classes import NEW_CROWD
 from fisa_ros.networks.mask_coverage import HIDDEN
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
 from fisa_ros.networks.text_encoder import TextEncoder
@@ -21,6 +22,8 @@ from fisa_ros.training.vocabulary_sampler import SampledVocabulary, embed_names
 
 _MIN_OBJECTNESS = 0.1
 _MAX_NEW_SHARE = 0.3
+_SURE_SCORE = 0.9
+_MAX_CLAIM = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,10 @@ class FrozenView:
         labels: `(N,)` int64 class numbers, `ON_NOTHING` or `IGNORED`.
         is_true: `(N,)` bool, True for true masks.
         base_logits: `(N, K + 1)` float32, what the model said before of the base classes and void.
-        is_guarded: `(N,)` bool, True for masks on which that must not change: on nothing new.
+        is_guarded: `(N,)` bool, True for masks on nothing new: there that must not change, nor may new words count.
+        may_be_new: `(N,)` bool, True for masks of which nobody knows whether they show something new: there that must
+            not change either, but new words may count.
+        image: Which image of its data set it shows.
     """
 
     tokens: Tensor
@@ -57,6 +63,8 @@ class FrozenView:
     is_true: Tensor
     base_logits: Tensor
     is_guarded: Tensor
+    may_be_new: Tensor
+    image: int
 
     def numbers(self) -> set[int]:
         """Return the numbers of the classes that masks of it have."""
@@ -74,6 +82,7 @@ class ViewBatch:
         is_true: `(B, N)` bool.
         base_logits: `(B, N, K + 1)` float32.
         is_guarded: `(B, N)` bool.
+        may_be_new: `(B, N)` bool.
     """
 
     tokens: Tensor
@@ -82,6 +91,7 @@ class ViewBatch:
     is_true: Tensor
     base_logits: Tensor
     is_guarded: Tensor
+    may_be_new: Tensor
 
 
 def vocabulary_tensors(vocabulary: Vocabulary, encoder: TextEncoder, templates: Sequence[str]) -> SampledVocabulary:
@@ -108,15 +118,20 @@ def freeze_views(
 ) -> list[FrozenView]:
     """Compute what stays the same while a model is tuned.
 
+    A predicted mask is guarded where truth accounts for it by objects that are not new. Where truth says nothing of it,
+    it may show an object that nobody labelled: it is guarded only if the model, asked for all words, is sure of a base
+    class and hardly thinks of a new one.
+
     Args:
         network: The model before tuning, in evaluation mode.
-        batches: Images of the generator's size, their categories numbered as classes.
+        batches: Images of the generator's size, their categories numbered as classes; `NEW_CROWD` is an area of new
+            objects that are not told apart, of which nothing is learnt or kept.
         guard: What is new, and the vocabulary of which the answers are kept.
         rng: Roughens true masks as a generator's mistakes would; None leaves them as they are.
     """
     views: list[FrozenView] = []
     tower, device = network.trainable_tower, network.head.logit_scale.device
-    base = guard.base.to(device)
+    base, together = guard.base.to(device), guard.together.to(device)
     for batch in batches:
         images = batch.images.to(device).contiguous(memory_format=torch.channels_last)
         proposals = network.generator(images)
@@ -125,27 +140,37 @@ def freeze_views(
         rough = true if rng is None else roughen(true, rng)
         logits = torch.cat([(2 * rough - 1) * SURE_LOGIT, predicted], 1)
         labels = torch.cat([true_labels, name_predicted_masks(predicted, batch)], 1)
+        labels = torch.where(labels == NEW_CROWD, IGNORED, labels)
         is_true = torch.zeros_like(labels, dtype=torch.bool)
         is_true[:, : true.shape[1]] = True
         is_new = torch.isin(labels, torch.tensor(sorted(guard.new), dtype=torch.int64))
-        on_new = _share_on_new(batch.shown(predicted > 0), true, is_new[:, : true.shape[1]])
-        is_guarded = ~is_new & (labels != IGNORED)
-        is_guarded[:, true.shape[1] :] = (
-            ~is_new[:, true.shape[1] :]
-            & (on_new < _MAX_NEW_SHARE)
-            & batch.shown(predicted > 0).flatten(2).any(-1)
-            & (proposals.objectness.cpu() > _MIN_OBJECTNESS)
-        )
         tokens, bias = tower.frozen_inputs(network.at_tower_size(images), logits.to(device))
-        embeddings = tower.embed_inputs(tokens, bias, base.semantic_tokens, base.token_mask)
-        base_logits = network.head.class_logits(embeddings, base.text_embeddings, base.synonym_mask).float().cpu()
-        for row in range(len(images)):
+
+        def answers(vocabulary: SampledVocabulary, tokens: Tensor = tokens, bias: Tensor = bias) -> Tensor:
+            embeddings = tower.embed_inputs(tokens, bias, vocabulary.semantic_tokens, vocabulary.token_mask)
+            scores = network.head.class_logits(embeddings, vocabulary.text_embeddings, vocabulary.synonym_mask)
+            return scores.float().cpu()
+
+        shows_new = is_new[:, : true.shape[1]] | (true_labels == NEW_CROWD)
+        pixels = batch.shown(predicted > 0)
+        on_new = _share_on(pixels, true, shows_new)
+        on_known = _share_on(pixels, true, ~shows_new & (true_labels != IGNORED))
+        is_mask = pixels.flatten(2).any(-1) & (proposals.objectness.cpu() > _MIN_OBJECTNESS)
+        is_other = is_mask & ~is_new[:, true.shape[1] :] & (on_new < _MAX_NEW_SHARE)
+        is_guarded = ~is_new & (labels != IGNORED)
+        may_be_new = torch.zeros_like(is_guarded)
+        is_open = is_other & (on_known <= 1 - _MAX_NEW_SHARE)
+        if is_open.any():
+            is_open &= ~_is_surely_base(answers(together), together, guard.new)[:, true.shape[1] :]
+        is_guarded[:, true.shape[1] :], may_be_new[:, true.shape[1] :] = is_other & ~is_open, is_open
+        base_logits = answers(base)
+        for row, image in enumerate(batch.indices):
             # Padding is neither labelled nor guarded, and takes memory.
             kept = (labels[row] != IGNORED) | is_guarded[row] | ~is_true[row]
             views.append(
                 FrozenView(
                     tokens[row].half().cpu(), bias[row].half().cpu()[kept], labels[row][kept], is_true[row][kept],
-                    base_logits[row][kept], is_guarded[row][kept],
+                    base_logits[row][kept], is_guarded[row][kept], may_be_new[row][kept], image,
                 )
             )  # fmt: skip
     return views
@@ -167,11 +192,19 @@ def collate_views(views: Sequence[FrozenView]) -> ViewBatch:
         is_true=padded([view.is_true for view in views], False),
         base_logits=padded([view.base_logits for view in views], 0.0),
         is_guarded=padded([view.is_guarded for view in views], False),
+        may_be_new=padded([view.may_be_new for view in views], False),
     )
 
 
-def _share_on_new(predicted: Tensor, true: Tensor, is_new: Tensor) -> Tensor:
-    """Return the share `(B, N)` of each predicted bool mask that lies on new objects."""
+def _share_on(predicted: Tensor, true: Tensor, chosen: Tensor) -> Tensor:
+    """Return the share `(B, N)` of each predicted bool mask that lies on the chosen ones `(B, T)` of the true ones."""
     masks = predicted.flatten(2).float()
-    covered = (true * is_new[..., None, None]).amax(1).flatten(1)
+    covered = (true * chosen[..., None, None]).sum(1).clamp(max=1).flatten(1)
     return torch.einsum('bnp,bp->bn', masks, covered) / masks.sum(-1).clamp(min=1)
+
+
+def _is_surely_base(scores: Tensor, together: SampledVocabulary, new: frozenset[int]) -> Tensor:
+    """Tell of which masks `(B, N)` the answer is surely a base class, from `(B, N, K + 1)` scores of all classes."""
+    shares = scores.softmax(-1)[..., : len(together.category_ids)]
+    is_new = torch.tensor([number in new for number in together.category_ids])
+    return (shares[..., ~is_new].amax(-1) > _SURE_SCORE) & (shares[..., is_new].sum(-1) < _MAX_CLAIM)

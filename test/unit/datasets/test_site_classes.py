@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -5,12 +7,13 @@ from fisa_ros.core.errors import DataError, VocabularyError
 from fisa_ros.core.vocabulary import VocabularyRegistry, VocabularyRequest
 from fisa_ros.datasets.coco_panoptic import DatasetCategory, ImageRecord, SegmentInfo
 from fisa_ros.datasets.site_classes import (
+    NEW_CROWD,
     UNKNOWN,
     extend_vocabulary,
     number_categories,
     read_image_names,
     site_classes,
-    write_vocabulary,
+    vocabulary_text,
 )
 from fisa_ros.datasets.site_images import PackedMask, SiteDataset
 
@@ -75,9 +78,40 @@ def test_nothing_new_or_not_there(dataset):
         site_classes(known, dataset, [])
 
 
+def as_groups(dataset, *category_ids):
+    (record,) = dataset.records
+    segments = [replace(entry, is_crowd=entry.category_id in category_ids) for entry in record.segments]
+    return replace(dataset, records=(replace(record, segments=tuple(segments)),))
+
+
+def test_groups_keep_their_area_and_teach_nothing(dataset):
+    # Another tire is told apart.
+    two = replace(dataset.records[0], segments=(*dataset.records[0].segments, SegmentInfo(5, 3, False)))
+    dataset = as_groups(replace(dataset, records=(two,)), 1, 2)
+    classes = site_classes(BASE, dataset, ['tire', 'oil stain'])
+    tire, stain = classes.number_of('tire'), classes.number_of('oil stain')
+    crowded = as_groups(dataset, 1, 3)
+    numbered = number_categories(crowded, classes)
+    # Of a base class, of none, of a new one, told apart, of a new one.
+    expected = [UNKNOWN, UNKNOWN, NEW_CROWD, stain, NEW_CROWD]
+    assert [segment.category_id for segment in numbered.records[0].segments] == expected
+    assert not any(segment.is_crowd for segment in numbered.records[0].segments)
+    assert tire != stain
+
+
+def test_a_class_of_groups_alone_is_not_learnt(dataset):
+    classes = site_classes(BASE, as_groups(dataset, 2), [])
+    assert [entry.name for entry in classes.new] == ['tire', 'oil stain']
+    hint = r'fork-lift are groups alone \(iscrowd 1\), which teach nothing: mark each object'
+    with pytest.raises(DataError, match=f'has no mask of fork-lift: it has .*; {hint}'):
+        site_classes(BASE, as_groups(dataset, 2), ['fork-lift'])
+    with pytest.raises(DataError, match=r'nothing new to learn: .*; fork-lift, tire, oil stain are groups alone'):
+        site_classes(BASE, as_groups(dataset, 2, 3, 4), [])
+
+
 def test_the_vocabulary_can_be_read_back(tmp_path):
     classes = extend_vocabulary(BASE, ['forklift, lift truck'])
-    write_vocabulary(classes, tmp_path / 'site.yaml', 'Words of a site.')
+    (tmp_path / 'site.yaml').write_text(vocabulary_text(classes, 'Words of a site.'))
     read = VocabularyRegistry().propose(VocabularyRequest.parse(str(tmp_path / 'site.yaml')))
     assert [(entry.names, entry.is_thing) for entry in read.classes] == [
         (entry.names, entry.is_thing) for entry in classes.vocabulary.classes

@@ -1,7 +1,11 @@
 import contextlib
 import io
 import json
+import resource
 import shutil
+import signal
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -14,8 +18,9 @@ from fisa_ros.datasets.site_images import open_folder
 from fisa_ros.pipeline.segmenter import Segmenter
 from fisa_ros.simulation.dataset_writer import SimulationSettings, write_dataset
 from fisa_ros.tools.adapt import main
-from fisa_ros.training import adapt as adapting
+from fisa_ros.training import adapt_views
 from fisa_ros.training.adapt import AdaptRequest, adapt
+from fisa_ros.training.adapt_choice import ALPHAS, SHORT_ALPHAS
 from fisa_ros.training.adapt_stage import AdaptOptions
 from fisa_ros.training.pseudo_masks import SureRule
 from fisa_ros.training.settings import RunSettings
@@ -50,8 +55,12 @@ def adapted(site, tmp_path_factory):
     sums = {path: file_sha256(path) for path in (WEIGHTS, WEIGHTS.with_suffix('.yaml'))}
     arguments = ['--images', site / 'train', '--out', out / 'model', '--steps', 4, '--rehearsal', site / 'train']
     table = io.StringIO()
+    (out / 'model').mkdir()
+    for suffix in ('.yaml', '.safetensors', '_vocabulary.yaml'):
+        (out / 'model' / f'tiny-site{suffix}').write_text('a former model of this name')
+    options = [*SHORT, '--force', '--name', 'tiny-site', '--replace']
     with contextlib.redirect_stdout(table):
-        assert main([str(argument) for argument in [*arguments, *SHORT, '--force', '--name', 'tiny-site']]) == 0
+        assert main([str(argument) for argument in [*arguments, *options]]) == 0
     (out / 'table.txt').write_text(table.getvalue())
     assert {path: file_sha256(path) for path in sums} == sums
     return out
@@ -85,7 +94,10 @@ def test_the_report_tells_what_was_measured(adapted):
     assert sum(report['masks'].values()) > 0
     assert set(report['before']['per_class']) <= set(report['masks'])
     assert report['before']['new_masks'] == report['after']['new_masks'] > 0
+    # The one image that is kept out cannot be parted: what is chosen by it is measured on it.
+    assert report['alpha_of_parts'] == [report['alpha']]
     assert report['trials'][str(report['alpha'])] == report['after']
+    assert report['after']['new_views'] > 1
     assert report['base_measured_on'].endswith(' images kept out of the tuning')
     page = cv2.imread(str(adapted / 'model' / 'tiny-site_before_after.png'))
     assert page.shape[1] == 3 * (480 + 6)
@@ -105,6 +117,8 @@ def test_what_forgets_the_base_classes_is_not_saved(site, tmp_path):
     # The fixture `adapted` was forced.
     assert 'more than the 1 allowed: nothing was saved' in wild.refusal
     assert wild.report['base_drop'] > 0.01
+    # Shorter steps were tried to save it.
+    assert wild.report['trials'].keys() == {str(alpha) for alpha in (*ALPHAS, *SHORT_ALPHAS)}
     assert wild.manifest is None
     assert not (tmp_path / 'out').exists()
 
@@ -114,10 +128,11 @@ def test_the_report_says_that_too_few_images_are_measured_on_too(tmp_path):
     report = adapt(request(tmp_path, tmp_path / 'out', options=AdaptOptions(steps=1)), RunSettings(1)).report
     assert report['held_out_images'] == []
     assert report['base_measured_on'].endswith(' the images of the tuning themselves')
+    assert len(report['alpha_of_parts']) == 2
 
 
 def test_what_could_not_be_measured_is_not_saved(site, tmp_path, monkeypatch):
-    monkeypatch.setattr(adapting, '_MAX_VIEWS', 4)
+    monkeypatch.setattr(adapt_views, '_MAX_VIEWS', 4)
     blind = adapt(request(site, tmp_path / 'out', base=VocabularyRequest.parse('unicorn'), views=7), RunSettings(1))
     # One of each of the three images, in whole batches.
     assert blind.report['views'] == 4
@@ -136,6 +151,7 @@ def test_names_alone_take_what_the_model_is_sure_of(copy, tmp_path):
     )  # fmt: skip
     found = adapt(request(copy.parent, tmp_path / 'out', **changes), RunSettings(1))
     assert found.report['masks_from'] == 'the model itself, where it was sure'
+    assert found.report['masks_are_guessed']
     assert found.report['masks']['unicorn'] == 0
     assert found.report['masks']['window'] + found.report['masks']['door'] > 0
     assert load_manifest(found.manifest).name == 'site'
@@ -162,7 +178,16 @@ def test_names_alone_and_nothing_sure(copy, tmp_path, capsys):
         (['--annotations', 'none.json'], 'none.json cannot be read'),
         (['--rehearsal', 'none'], 'none is not a folder of images'),
         (['--max-drop', '-1'], r'must be in [0, 100] points, got -1'),
-        (['--name', '../x'], "letters, digits, dots, - and _ alone, got '../x'"),
+        (
+            ['--name', '../x'],
+            "letters, digits, dots, - and _ alone, a letter or digit first, 100 bytes at most, got '../",
+        ),
+        (['--name', '..'], "a letter or digit first, 100 bytes at most, got '..'"),
+        (['--name', 'x' * 101], '100 bytes at most, got'),
+        (['--seed', '-1'], 'seed must be 0 or more, got -1'),
+        (['--minutes', '0'], '--minutes must be above 0, got 0'),
+        (['--threads', '0'], 'threads must be 1 or more, got 0'),
+        (['--sure', '1'], 'the score of a sure mask must be in (0, 1), got 1'),
         (['--out', str(WEIGHTS.parent), '--name', 'fisa-tiny'], 'fisa-tiny.yaml belongs to the model that is adapted'),
         (['--steps', '0'], 'steps must be 1 or more, got 0'),
         (['--vocabulary', 'none.yaml'], 'vocabulary file none.yaml does not exist'),
@@ -174,6 +199,69 @@ def test_what_cannot_be_done_is_said(copy, capsys, tmp_path, arguments, message)
     assert (code, out) == (2, '')
     assert message in err
     assert not (tmp_path / 'out').exists()
+
+
+def test_a_model_of_that_name_is_kept_unless_it_is_to_be_replaced(capsys, tmp_path):
+    """Before any work: the images are not even looked at."""
+    out = tmp_path / 'out'
+    out.mkdir()
+    (out / 'site.yaml').write_text('the work of last week')
+    arguments = ['--out', out, '--name', 'site', *SHORT]
+    code, _, err = run(capsys, '--images', tmp_path / 'nowhere', *arguments)
+    assert code == 2
+    assert f'{out}/site.yaml exists already: choose another --name or --out, or give --replace' in err
+    assert 'nowhere is not a folder' in run(capsys, '--images', tmp_path / 'nowhere', *arguments, '--replace')[2]
+    assert (out / 'site.yaml').read_text() == 'the work of last week'
+
+
+def test_a_folder_that_cannot_be_is_refused_before_any_work(capsys, tmp_path):
+    (tmp_path / 'file').write_text('')
+    code, _, err = run(capsys, '--images', tmp_path / 'nowhere', '--out', tmp_path / 'file' / 'out')
+    assert code == 2
+    assert 'file is no folder that may be written to' in err
+
+
+def start(copy, out, *arguments, limit=None):
+    """Start the command line in a process of its own that can write files of `limit` bytes."""
+    command = [sys.executable, '-m', 'fisa_ros.tools.adapt', '--images', copy, '--out', out, '--name', 'site', *SHORT]
+    return subprocess.Popen(
+        [str(argument) for argument in [*command, *arguments]], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, preexec_fn=limit and (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('number', 'sign'),
+    [
+        (signal.SIGINT, 'fisa-tiny on'),
+        pytest.param(signal.SIGTERM, 'views to tune with', marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_leaves_nothing_behind(copy, tmp_path, number, sign):
+    with start(copy, tmp_path / 'out', '--steps', 100_000) as process:
+        for line in process.stdout:
+            if sign in line:
+                process.send_signal(number)
+                break
+        assert 'stopped; nothing was saved' in process.stdout.read()
+    assert process.returncode == 130
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_leaves_the_former_model(copy, tmp_path):
+    """Words and reports fit, weights do not."""
+    out = tmp_path / 'out'
+    out.mkdir()
+    for file in ('site.yaml', 'site_vocabulary.yaml', 'site.safetensors'):
+        (out / file).write_text('former')
+    with start(copy, out, '--steps', 1, '--force', '--replace', limit=8_000_000) as process:
+        text = process.stdout.read()
+    assert process.returncode == 2
+    assert 'site.safetensors cannot be written: ' in text
+    assert 'Traceback' not in text
+    assert sorted(path.name for path in out.iterdir()) == ['site.safetensors', 'site.yaml', 'site_vocabulary.yaml']
+    assert {path.read_text() for path in out.iterdir()} == {'former'}
 
 
 def test_the_model_is_not_written_over_by_another_way(copy, capsys, tmp_path):
@@ -216,4 +304,5 @@ def test_a_table_for_people(adapted):
     table = (adapted / 'table.txt').read_text()
     assert 'new classes ' in table
     assert '3 images, masks from ' in table
+    assert 'measured on the very images that chose the step: too few to part them' in table
     assert f'--model {adapted / "model" / "tiny-site.yaml"} --vocabulary' in table

@@ -4,17 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
+from fisa_ros.core.errors import DataError
 from fisa_ros.core.vocabulary import VocabularyRequest
 from fisa_ros.datasets.coco_panoptic import ImageRecord, PanopticDataset, SegmentInfo
-from fisa_ros.training.adapt import _best, _refusal
 from fisa_ros.training.adapt_site import hold_out, open_for_adapting
-from fisa_ros.training.mask_scores import MaskScores
-
-BEFORE = MaskScores(0.1, 10, 0.9, 0.9, 50)
-
-
-def scores(new, base):
-    return MaskScores(new, 10, base, base, 50)
 
 
 @pytest.mark.parametrize('seed', range(6))
@@ -34,25 +27,22 @@ def test_what_one_image_alone_shows_is_tuned_with(seed):
     assert sorted(tuned + held) == [0, 1, 2, 3, 4]
 
 
-def test_the_best_step_keeps_the_base_classes():
-    trials = {0.5: scores(0.6, 0.9), 0.7: scores(0.8, 0.895), 0.8: scores(0.8, 0.9), 1.0: scores(0.95, 0.7)}
-    # The last loses too much; of two alike, the one closer to the weights before.
-    assert _best(trials, BEFORE, 0.01) == 0.7
-    assert _best(trials, BEFORE, 0.3) == 1.0
-    # Where none is allowed, gains outweigh losses most.
-    assert _best({0.5: scores(0.3, 0.8), 0.7: scores(0.8, 0.6), 1.0: scores(0.9, 0.3)}, BEFORE, 0.01) == 0.7
-
-
-def test_no_gain_is_refused():
-    assert 'no better than before (10.0 %, now 10.0 %)' in _refusal(BEFORE, BEFORE, 0.01)
-    assert _refusal(BEFORE, scores(0.2, 0.9), 0.01) == ''
-
-
 def test_a_file_beside_an_image_says_which_names_it_may_show(tmp_path):
     for name in 'ab':
         cv2.imwrite(str(tmp_path / f'{name}.png'), np.zeros((32, 32, 3), np.uint8))
-    (tmp_path / 'a.txt').write_text('forklift\n')
+    (tmp_path / 'a.txt').write_text('forklift\nwall\n')
     site = open_for_adapting(tmp_path, None, ('forklift, lift truck', 'tire'), VocabularyRequest.parse('floor; wall'))
     forklift, tire = (site.classes.number_of(name) for name in ('forklift', 'tire'))
     assert site.classes.new_numbers == {forklift, tire}
     assert site.allowed == ({forklift}, {forklift, tire})
+
+
+def test_a_bad_name_in_a_file_names_the_file(tmp_path):
+    cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((32, 32, 3), np.uint8))
+    (tmp_path / 'a.txt').write_text('forklift; ???\n')
+    base = VocabularyRequest.parse('floor; wall')
+    with pytest.raises(DataError, match=r"a.txt: name '\?\?\?' has no letter or digit"):
+        open_for_adapting(tmp_path, None, (), base)
+    (tmp_path / 'a.txt').write_text('wall; floor\n')
+    with pytest.raises(DataError, match='name base classes alone, nothing new'):
+        open_for_adapting(tmp_path, None, (), base)

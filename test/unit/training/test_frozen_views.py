@@ -5,16 +5,24 @@ import pytest
 import torch
 
 from fisa_ros.core.vocabulary import VocabularyRegistry, VocabularyRequest
+from fisa_ros.datasets.site_classes import NEW_CROWD, UNKNOWN
 from fisa_ros.networks.build import build_network
 from fisa_ros.runtime.backend import SURE_LOGIT
-from fisa_ros.training.adapt_stage import AdaptOptions, interpolate, tune, tuned_state
+from fisa_ros.training.adapt_stage import AdaptOptions, _divergence, interpolate, tune, tuned_state
 from fisa_ros.training.batches import Batch, validation_batches
 from fisa_ros.training.checkpoint import load_tensors
 from fisa_ros.training.fisa_stage import ON_NOTHING
-from fisa_ros.training.frozen_views import FrozenView, Guard, collate_views, freeze_views, vocabulary_tensors
+from fisa_ros.training.frozen_views import (
+    FrozenView,
+    Guard,
+    _is_surely_base,
+    collate_views,
+    freeze_views,
+    vocabulary_tensors,
+)
 from fisa_ros.training.loop import CHECKPOINT_NAME
 from fisa_ros.training.mask_accuracy import IGNORED
-from fisa_ros.training.mask_scores import MaskScores, score_views, sure_views
+from fisa_ros.training.mask_scores import Hits, MaskScores, score_views, sure_views, total
 from fisa_ros.training.settings import RunSettings
 from fisa_ros.training.vocabulary_sampler import VocabularySampler
 
@@ -89,39 +97,108 @@ def test_what_is_guarded_is_nothing_new(views):
         assert view.numbers() <= {1, 2, 3}
 
 
-def test_predicted_masks_on_new_objects_are_not_guarded(network, guard):
-    class Proposals:
-        def __call__(self, images):
-            masks = torch.full((1, 5, 16, 16), -5.0)
-            masks[0, 0, :4, :4] = 5.0
-            masks[0, 1, 6:14, 8:] = 5.0
-            masks[0, 3, 13:, :4] = 5.0
-            masks[0, 4, :4, 6:8] = 5.0
-            masks[0, 4, 12:, 8:] = 5.0
-            return type('P', (), {'mask_logits': masks, 'objectness': torch.ones(1, 5)})
-
-    truth = torch.zeros(1, 16, 16)
-    truth[0, :4, :8] = 1
-    is_shown = torch.ones(1, 16, 16, dtype=torch.bool)
-    is_shown[0, 12:] = False
-    batch = Batch(torch.rand(1, 3, 64, 64), [truth], [torch.tensor([3])], [0], is_shown=is_shown)
+@pytest.fixture
+def proposing(network):
+    """Makes the generator propose given masks, each as rows and columns of the grid."""
     generator = network.generator
-    try:
+
+    def propose(*areas):
+        masks = torch.full((1, len(areas), 16, 16), -5.0)
+        for number, area in enumerate(areas):
+            if area is not None:
+                masks[0, number][area] = 5.0
+        answer = type('P', (), {'mask_logits': masks, 'objectness': torch.ones(1, len(areas))})
         del network.generator
-        network.__dict__['generator'] = Proposals()
-        (view,) = freeze_views(network, [batch], guard)
-    finally:
-        del network.__dict__['generator']
-        network.generator = generator
-    # True mask of the new class; on half of it; elsewhere; empty; in the padding alone; on it, and in the padding.
-    assert view.is_guarded.tolist() == [False, False, True, False, False, False]
+        network.__dict__['generator'] = lambda images: answer
+
+    yield propose
+    network.__dict__.pop('generator', None)
+    network.generator = generator
 
 
-def make_view(labels, is_true, base_logits, is_guarded):
+def frozen(network, guard, *truth, shown_rows=16):
+    """Freeze one view of an image, of so many rows of the grid, whose truth is given as numbers and areas."""
+    masks = torch.zeros(len(truth), 16, 16)
+    for mask, (_, area) in zip(masks, truth, strict=True):
+        mask[area] = 1
+    numbers = torch.tensor([number for number, _ in truth], dtype=torch.int64)
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    is_shown = (torch.arange(16) < shown_rows)[None, :, None].expand(1, 16, 16)
+    (view,) = freeze_views(network, [Batch(image, [masks], [numbers], [5], is_shown=is_shown)], guard)
+    assert view.image == 5
+    return view
+
+
+TOP, LEFT, BOTTOM = np.s_[:4, :], np.s_[:4, :8], np.s_[8:, :]
+
+
+def test_predicted_masks_are_guarded_where_truth_accounts_for_them(network, guard, proposing):
+    # On half of the new object; on the floor; on what nobody labelled; empty.
+    proposing(np.s_[:4, :4], np.s_[9:12, 2:9], np.s_[5:7, :], None)
+    view = frozen(network, guard, (3, LEFT), (1, BOTTOM))
+    predicted = ~view.is_true
+    assert view.is_guarded[view.is_true].tolist() == [False, True]
+    assert view.is_guarded[predicted].tolist() == [False, True, False, False]
+    assert view.may_be_new[predicted].tolist() == [False, False, True, False]
+    assert not view.may_be_new[view.is_true].any()
+
+
+def test_the_padding_has_no_share_in_masks(network, guard, proposing):
+    # On the new object and in the padding; on the floor and in the padding; in the padding alone.
+    new, floor, padding = np.s_[:4, :8], np.s_[6:12, :], np.s_[12:, :]
+    proposing(np.s_[::15, :6], np.s_[10:, :], padding)
+    view = frozen(network, guard, (3, new), (1, floor), shown_rows=12)
+    predicted = ~view.is_true
+    assert view.is_guarded[predicted].tolist() == [False, True, False]
+    assert not view.may_be_new.any()
+
+
+def test_what_is_labelled_and_in_no_vocabulary_is_nothing_new(network, guard, proposing):
+    proposing(np.s_[9:12, 2:9])
+    view = frozen(network, guard, (3, LEFT), (UNKNOWN, BOTTOM))
+    assert view.is_guarded.tolist() == [False, True, True]
+    assert not view.may_be_new.any()
+
+
+def test_a_group_of_new_objects_is_neither_taught_nor_guarded(network, guard, proposing):
+    # One of the group; all of it.
+    proposing(np.s_[:4, :4], TOP)
+    view = frozen(network, guard, (NEW_CROWD, TOP), (1, BOTTOM))
+    assert view.labels.tolist() == [1, IGNORED, IGNORED]
+    assert view.is_guarded.tolist() == [True, False, False]
+    assert not view.may_be_new.any()
+    assert view.numbers() == {1}
+
+
+def test_an_unlabelled_mask_is_guarded_where_the_model_is_sure_of_a_base_class(network, guard, proposing):
+    proposing(np.s_[5:7, :])
+    view = frozen(network, guard, (3, LEFT))
+    assert view.may_be_new.tolist() == [False, True]
+    rows = guard.together.text_embeddings.shape[0]
+    scores = torch.zeros(1, 4, rows + 1)
+    # Sure of the floor; of the new ball; of void; of the floor, and yet the ball has a share.
+    scores[0, 0, 0] = scores[0, 1, 2] = scores[0, 2, rows] = 9.0
+    scores[0, 3, 0], scores[0, 3, 2] = 9.0, 7.0
+    assert _is_surely_base(scores, guard.together, guard.new)[0].tolist() == [True, False, False, False]
+
+
+def test_new_words_may_count_on_what_may_be_new_alone():
+    base_logits = torch.tensor([[2.0, 0.0, 1.0]])
+    # Two base classes, one new one, void: the same base answer, and the new class claims the mask.
+    claimed = torch.tensor([[2.0, 0.0, 6.0, 1.0]])
+    changed = torch.tensor([[0.0, 2.0, 6.0, 1.0]])
+    former = torch.tensor([[2.0, 0.0, -30.0, 1.0]])
+    assert _divergence(claimed, base_logits, is_open=True) == pytest.approx(0, abs=1e-6)
+    assert _divergence(changed, base_logits, is_open=True) > 0.5
+    assert _divergence(claimed, base_logits, is_open=False) > 3
+    assert _divergence(former, base_logits, is_open=False) == pytest.approx(0, abs=1e-6)
+
+
+def make_view(labels, is_true, base_logits, is_guarded, image=0):
     count = len(labels)
     return FrozenView(
         torch.zeros(17, 32).half(), torch.zeros(count, 17).half(), torch.tensor(labels), torch.tensor(is_true),
-        torch.tensor(base_logits), torch.tensor(is_guarded),
+        torch.tensor(base_logits), torch.tensor(is_guarded), torch.zeros(count, dtype=torch.bool), image,
     )  # fmt: skip
 
 
@@ -142,21 +219,31 @@ def test_what_the_model_was_sure_of_becomes_the_truth():
 def test_scores_part_new_from_base(network, guard, views):
     scores = score_views(network, views, guard)
     labels = torch.cat([view.labels[view.is_true] for view in views])
-    assert scores.new_masks == int((labels == 3).sum())
-    assert scores.base_masks == int((labels > 0).sum()) - scores.new_masks
-    assert set(scores.per_class) == {3}
-    assert scores.per_class[3] == scores.new
+    assert scores.new.masks == int((labels == 3).sum())
+    assert scores.base.masks == int((labels > 0).sum()) - scores.new.masks
+    assert scores.new.views == sum(3 in view.labels[view.is_true] for view in views)
+    assert scores.per_class == {3: scores.new}
     none = score_views(network, [make_view([IGNORED], [True], [[0.0, 0.0, 0.0]], [False])], guard)
-    assert (none.new, none.base, none.base_masks) == (None, None, 0)
+    assert (none.new.share, none.base.share, none.base.masks) == (None, None, 0)
+    assert score_views(network, [], guard) == MaskScores()
+
+
+def test_scores_of_parts_add_up(network, guard, views):
+    parts = [score_views(network, part, guard) for part in (views[:2], views[2:])]
+    assert total(parts) == score_views(network, views, guard)
 
 
 def test_the_larger_loss_counts():
-    before = MaskScores(0.1, 10, 0.9, 0.8, 50)
-    assert MaskScores(0.5, 10, 0.9, 0.7, 50).base_drop(before) == pytest.approx(0.1)
-    assert MaskScores(0.5, 10, 0.6, 0.9, 50).base_drop(before) == pytest.approx(0.3)
-    assert MaskScores(0.5, 10, 0.95, 0.85, 50).base_drop(before) == pytest.approx(-0.05)
-    assert MaskScores(0.5, 10, None, None, 0).base_drop(before) == 1.0
-    assert before.with_base_of(MaskScores(None, 0, 0.4, 0.3, 7)).base_masks == 7
+    def scores(base, together):
+        return MaskScores(Hits(1, 10), Hits(base, 100), Hits(together, 100))
+
+    before = scores(90, 80)
+    assert scores(90, 70).base_drop(before) == pytest.approx(0.1)
+    assert scores(60, 90).base_drop(before) == pytest.approx(0.3)
+    assert scores(95, 85).base_drop(before) == pytest.approx(-0.05)
+    assert MaskScores(Hits(5, 10)).base_drop(before) == 1.0
+    assert MaskScores(Hits(5, 10)).gain(before) == pytest.approx(0.4)
+    assert before.with_base_of(MaskScores(base=Hits(2, 7))).base.masks == 7
 
 
 def test_tuning_learns_the_new_class_and_touches_nothing_else(network, guard, views, tmp_path):
@@ -171,7 +258,7 @@ def test_tuning_learns_the_new_class_and_touches_nothing_else(network, guard, vi
     parameters = {name for name, _ in network.named_parameters()}
     assert load_tensors(tmp_path / CHECKPOINT_NAME)['module'].keys() & parameters == start.keys()
     last = score_views(network, views, guard)
-    assert last.new > max(first.new, 0.8)
+    assert last.new.share > max(first.new.share, 0.8)
     changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == set(start)
     assert all(
