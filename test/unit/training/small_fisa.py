@@ -31,7 +31,7 @@ _CLIP = {
     'vision_cfg': {'image_size': 32, 'layers': 3, 'width': 64, 'head_width': 32, 'patch_size': 8},
     'text_cfg': {'context_length': 77, 'vocab_size': 49408, 'width': 32, 'heads': 2, 'layers': 2},
 }
-_GENERATOR = {
+GENERATOR = {
     'type': 'eomt',
     'config': {
         'image_size': SIZE, 'patch_size': 16, 'hidden_size': 64, 'num_hidden_layers': 3, 'num_attention_heads': 2,
@@ -56,7 +56,7 @@ def write_model(folder, seed=4):
         'licence': 'MIT, for the test',
         'image_size_hw': [SIZE, SIZE],
         'weights': {'file': f'{NAME}.safetensors', 'sha256': None},
-        'generator': _GENERATOR,
+        'generator': GENERATOR,
         'classifier': {
             'type': 'open_clip', 'model': 'small-vit', 'image_size': TOWER_SIZE, 'seve_blocks': 2, 'seve_width': 16,
             'merge_size': 32,
