@@ -194,6 +194,45 @@ def test_new_words_may_count_on_what_may_be_new_alone():
     assert _divergence(former, base_logits, is_open=False) == pytest.approx(0, abs=1e-6)
 
 
+def test_objects_that_nobody_labelled_are_still_found(network, guard, toy_dataset, tmp_path):
+    """The ball is labelled in one image of six, nothing else is, and the generator finds all of it everywhere."""
+    numbers = torch.zeros(10, dtype=torch.int64)
+    numbers[[3, 7, 9]] = torch.tensor([1, 2, 3])
+    whole = [
+        replace(batch, categories=[numbers[batch.categories[0]]]) for batch in validation_batches(toy_dataset, 64, 1)
+    ]
+    generator, before = network.generator, {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    measured = freeze_views(network, whole, guard)
+    views = []
+    try:
+        del network.generator
+        for number, batch in enumerate(whole):
+            (masks,), (classes,) = batch.masks, batch.categories
+            logits = (2 * masks[None] - 1) * SURE_LOGIT
+            answer = type('P', (), {'mask_logits': logits, 'objectness': torch.ones(1, len(masks))})
+            network.__dict__['generator'] = lambda images, answer=answer: answer
+            kept = (classes == 3) & (number == 0)
+            views += freeze_views(network, [replace(batch, masks=[masks[kept]], categories=[classes[kept]])], guard)
+    finally:
+        network.__dict__.pop('generator', None)
+        network.generator = generator
+    names = {1: ['floor'], 2: ['chair', 'seat'], 3: ['ball']}
+    sampler = VocabularySampler(Letters(), TEMPLATES, 32, names, list(names))
+    options = AdaptOptions(steps=60, learning_rate=5e-3, batch_size=4, guard_weight=20.0)
+    shares = []
+    shut = [
+        replace(view, is_guarded=view.is_guarded | view.may_be_new, may_be_new=torch.zeros_like(view.may_be_new))
+        for view in views
+    ]
+    for kind, used in (('open', views), ('shut', shut)):
+        network.load_state_dict(before)
+        # What is unlabelled stands beside the one that is labelled.
+        tune(network, used, used[1:], sampler, guard, options, tmp_path / kind, 1, RunSettings())
+        shares.append(score_views(network, measured, guard).new.share)
+    network.load_state_dict(before)
+    assert shares[0] > shares[1] + 0.3, shares
+
+
 def make_view(labels, is_true, base_logits, is_guarded, image=0):
     count = len(labels)
     return FrozenView(
