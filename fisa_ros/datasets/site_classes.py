@@ -88,23 +88,30 @@ def site_classes(base: VocabularyRequest, dataset: PanopticDataset, named: Seque
 
     Args:
         base: The base vocabulary.
-        dataset: Categories that occur in it and are not in the base vocabulary are new.
+        dataset: Categories that occur in it and are not in the base vocabulary are new; underscores of their names
+            stand for spaces.
         named: If there are any, only these classes are new; each may have synonyms.
 
     Raises:
-        DataError: There is nothing new in it.
-        VocabularyError: A name breaks the rules of names or is in the base vocabulary.
+        DataError: There is nothing new in it, or a name of it breaks the rules of names.
+        VocabularyError: One of `named` does so or is in the base vocabulary.
     """
     known = extend_vocabulary(base, named)
     segments = [segment for record in dataset.records for segment in record.segments]
+    if not segments:
+        raise DataError(f'{dataset.path} has no mask of anything')
     used = {segment.category_id for segment in segments}
     told_apart = {segment.category_id for segment in segments if not segment.is_crowd}
     occurring = [entry for key, entry in dataset.categories.items() if key in used]
     found = [entry for entry in occurring if known.number_of(entry.name) == UNKNOWN and entry.id in told_apart]
     if not named:
-        known = extend_vocabulary(
-            base, [entry.name for entry in found], [entry.name for entry in found if not entry.is_thing]
-        )
+        texts = {entry.id: entry.name.replace('_', ' ') for entry in found}
+        try:
+            known = extend_vocabulary(
+                base, list(texts.values()), [texts[entry.id] for entry in found if not entry.is_thing]
+            )
+        except VocabularyError as error:
+            raise DataError(f'{dataset.path}: {error}') from error
     numbers = {known.number_of(entry.name) for entry in occurring if entry.id in told_apart}
     crowds = [entry for entry in occurring if entry.id not in told_apart]
     hint = f'; {_listed(crowds)} are groups alone (iscrowd 1), which teach nothing: mark each object' if crowds else ''

@@ -78,6 +78,25 @@ def test_nothing_new_or_not_there(dataset):
         site_classes(known, dataset, [])
 
 
+def test_names_of_categories_become_words(dataset):
+    def renamed(name):
+        table = {
+            key: replace(entry, name=name if key == 2 else entry.name) for key, entry in dataset.categories.items()
+        }
+        return replace(dataset, categories=table)
+
+    classes = site_classes(BASE, renamed('wet_floor_sign'), [])
+    assert [entry.name for entry in classes.new] == ['wet floor sign', 'tire', 'oil stain']
+    assert number_categories(renamed('wet_floor_sign'), classes).records[0].segments[1].category_id == 3
+    with pytest.raises(DataError, match=r"site.json: name '\?' has no letter or digit"):
+        site_classes(BASE, renamed('?'), [])
+    with pytest.raises(DataError, match=r"site.json: name 'tire' occurs in two classes"):
+        site_classes(BASE, renamed('tire'), [])
+    (record,) = dataset.records
+    with pytest.raises(DataError, match=r'site.json has no mask of anything'):
+        site_classes(BASE, replace(dataset, records=(replace(record, segments=()),)), [])
+
+
 def as_groups(dataset, *category_ids):
     (record,) = dataset.records
     segments = [replace(entry, is_crowd=entry.category_id in category_ids) for entry in record.segments]
