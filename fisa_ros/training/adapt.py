@@ -20,6 +20,7 @@ from fisa_ros.datasets.site_classes import SiteClasses
 from fisa_ros.networks.load import load_network, load_text_encoder
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
 from fisa_ros.networks.text_encoder import TextEncoder
+from fisa_ros.runtime.torch_cuda import is_out_of_memory
 from fisa_ros.training.adapt_choice import ALPHAS, SHORT_ALPHAS, Choice, choose, refusal
 from fisa_ros.training.adapt_site import MaskedSite, open_for_adapting, open_rehearsal
 from fisa_ros.training.adapt_stage import AdaptOptions, interpolate, tune, tuned_state
@@ -131,12 +132,14 @@ def adapt(request: AdaptRequest, run: RunSettings) -> Adaptation:
     """
     try:
         return _adapt(request, run)
-    except (torch.OutOfMemoryError, DataError) as error:
-        if isinstance(error, DataError) and not isinstance(error.__cause__, torch.OutOfMemoryError):
+    except (RuntimeError, DataError) as error:
+        # The loop tells of options that there are none of here.
+        cause = error.__cause__ if isinstance(error, DataError) else error
+        if not isinstance(cause, RuntimeError) or not is_out_of_memory(cause):
             raise
         raise DataError(
-            f'{request.model} and its views do not fit into the memory of the GPU: set CUDA_VISIBLE_DEVICES to '
-            f'nothing, and the processor does it ({str(error.__cause__ or error).splitlines()[0]})'
+            f'{request.model} and its views do not fit into the memory of the GPU: close other programs that use it, '
+            f'or set CUDA_VISIBLE_DEVICES to nothing to adapt on the processor ({str(cause).splitlines()[0]})'
         ) from error
 
 
