@@ -53,8 +53,9 @@ class Queue(Protocol):
 class FrameRunner:
     """Encoder and head behind one another: an image goes up, a map of segments comes back.
 
-    The encoder, whose shapes are fixed, is recorded once and repeated; the head, whose shapes follow the vocabulary,
-    is recorded anew for each. Only one thread may use it.
+    The encoder, whose shapes are fixed, is recorded once and repeated. The head, whose shapes follow the vocabulary, is
+    called for the first frame of each and recorded for those that follow: a record costs more than a call saves. Only
+    one thread may use it.
 
     Args:
         encoder: The encoder, on the device of the queue.
@@ -63,7 +64,7 @@ class FrameRunner:
         queue: Where the work runs.
 
     Attributes:
-        is_recorded: Whether the encoder, and with it the head, is repeated instead of called anew for each frame.
+        is_recorded: Whether the encoder is repeated instead of called anew for each frame.
     """
 
     @torch.inference_mode()
@@ -83,9 +84,10 @@ class FrameRunner:
                 'token_mask': torch.zeros(NUM_SEMANTIC_TOKENS, dtype=torch.bool, device=device),
             }
             self._encode, self.is_recorded = self._recorded(self._call_encoder, 'encoder')
-            # The tensors into which the encoder is repeated.
-            self._encoded = self._encode()
+            # The tensors into which the encoder is repeated, behind which the head can be recorded.
+            self._encoded = self._encode() if self.is_recorded else ()
         self._repeat_head: Callable[[], tuple[Tensor, ...]] | None = None
+        # A record holds the temperature as a constant.
         self._temperature = head.temperature
 
     def segment(self, image: NDArray[np.uint8], state: VocabularyState, thresholds: Thresholds) -> RawSegmentation:
@@ -135,29 +137,34 @@ class FrameRunner:
         encoded: tuple[Tensor, ...] = self._encoder(*inputs)
         return encoded
 
-    def _call_head(self) -> tuple[Tensor, ...]:
-        segmented: tuple[Tensor, ...] = self._head(*self._encoded, *self._words, self._on_device['thresholds'])
+    def _call_head(self, encoded: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        segmented: tuple[Tensor, ...] = self._head(*encoded, *self._words, self._on_device['thresholds'])
         return segmented
 
     def _use_words(self, state: VocabularyState) -> None:
-        # A record holds the temperature as a constant.
-        if state is not self._state or self._head.head.temperature != self._temperature:
+        if state is not self._state:
             # Words that go up only in part, for want of memory, belong to no state.
             self._state = None
             self._set_words({name: getattr(state, name) for name in (*_TOKENS, *_WORDS)})
             self._state = state
+        elif self.is_recorded and (self._repeat_head is None or self._temperature != self._head.head.temperature):
+            self._record_head()
 
     @torch.inference_mode()
     def _set_words(self, arrays: Arrays) -> None:
+        self._repeat_head = None
         with self._queue.active():
             for name in _TOKENS:
                 self._on_device[name].copy_(torch.from_numpy(arrays[name]))
             self._words = [torch.from_numpy(arrays[name]).to(self._queue.device) for name in _WORDS]
-            if self.is_recorded:
-                # Freed before the next one takes memory.
-                self._repeat_head = None
-                self._repeat_head, _ = self._recorded(self._call_head, 'head')
+
+    @torch.inference_mode()
+    def _record_head(self) -> None:
+        # Freed before the next one takes memory.
+        self._repeat_head = None
         self._temperature = self._head.head.temperature
+        with self._queue.active():
+            self._repeat_head, _ = self._recorded(lambda: self._call_head(self._encoded), 'head')
 
     @torch.inference_mode()
     def _run(
@@ -176,11 +183,11 @@ class FrameRunner:
                 np.copyto(host.numpy(), values, casting='no')
                 device.copy_(host, non_blocking=True)
             end('upload')
-            self._encoded = self._encode()
+            encoded = self._encode()
             end('encoder')
-            segmented = self._call_head() if self._repeat_head is None else self._repeat_head()
+            segmented = self._call_head(encoded) if self._repeat_head is None else self._repeat_head()
             end('head')
-        return dict(zip((*ENCODER_OUTPUTS, *HEAD_OUTPUTS), (*self._encoded, *segmented), strict=True))
+        return dict(zip((*ENCODER_OUTPUTS, *HEAD_OUTPUTS), (*encoded, *segmented), strict=True))
 
     @torch.inference_mode()
     def _download(self, tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""Runs a network on a GPU of NVIDIA without TensorRT: half precision, one CUDA graph, pinned memory."""
+"""Runs a network on a GPU of NVIDIA without TensorRT: half precision, CUDA graphs, pinned memory."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

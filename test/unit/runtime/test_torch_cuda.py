@@ -112,7 +112,8 @@ def test_words_may_change_after_the_recording(gpu_backend, toy_segmenter):
     labelled = 0
     for classes, synonyms in [(1, 1), (40, 1), (1000, 1), (7, 3), (255, 4), (2, 8), (1, 1)]:
         state = vocabulary_of(classes, synonyms)
-        for frame in toy_frames(3):
+        # Called for the first, recorded from then on.
+        for frame in toy_frames(4):
             ours = gpu_backend.segment(frame, state, THRESHOLDS)
             theirs = toy_segmenter.backend.segment(frame, state, THRESHOLDS)
             assert ours.query_map.shape == theirs.query_map.shape
@@ -124,10 +125,27 @@ def test_words_may_change_after_the_recording(gpu_backend, toy_segmenter):
 
 
 @pytest.mark.gpu
+def test_a_new_temperature_counts_on_a_gpu(gpu_backend, toy_state):
+    frame, before = toy_frames(1)[0], gpu_backend.temperature
+    scores = []
+    for temperature in (before, 5 * before, before):
+        gpu_backend.temperature = temperature
+        scores.append([gpu_backend.segment(frame, toy_state, THRESHOLDS).score for _ in range(4)])
+    for first, *others in scores:
+        for other in others:
+            np.testing.assert_allclose(other, first, atol=1e-6)
+    assert np.abs(scores[1][0] - scores[0][0]).max() > 0.01
+    np.testing.assert_allclose(scores[2][0], scores[0][0], atol=1e-6)
+
+
+@pytest.mark.gpu
 def test_new_words_leave_no_memory_behind(gpu_backend):
     frame, free = toy_frames(1)[0], []
     for classes in [*range(300, 340), *range(300, 340)]:
-        gpu_backend.segment(frame, vocabulary_of(classes, 2), THRESHOLDS)
+        state = vocabulary_of(classes, 2)
+        # The second one records the head.
+        for _ in range(3):
+            gpu_backend.segment(frame, state, THRESHOLDS)
         free.append(torch.cuda.mem_get_info()[0])
     # Other programs may use the GPU too; what is recorded anew for each vocabulary has tens of MiB.
     assert free[39] - free[-1] < 32 << 20
