@@ -59,16 +59,28 @@ def normalisation_differences(path: Path, mean: Tensor, std: Tensor) -> list[str
 
 
 def tell_of_scaling(path: Path, resize: Resize) -> None:
-    """Warn if `preprocessor_config.json` brings images to their size in another way than the manifest."""
+    """Warn if `preprocessor_config.json` brings images to their size in another way than the manifest.
+
+    With `do_split_image`, or where the shorter side alone is scaled and nothing is padded, the network was made for
+    windows cut out of an image, as EoMT for semantic segmentation is; here a network sees each image whole.
+    """
     document = read_json(path, 'preprocessor_config.json') or {}
     size = document.get('size')
     sides = {name: value for name, value in size.items() if value is not None} if isinstance(size, dict) else {}
     told = [f'size.{name} {value}' for name, value in sides.items()]
     is_stretched = sides.keys() >= {'height', 'width'}
     keeps = not is_stretched and ('shortest_edge' in sides or 'longest_edge' in sides or document.get('do_pad') is True)
-    if document.get('do_pad') is True:
-        told.append('do_pad')
-    if keeps and resize.kind == 'stretch':
+    takes_windows = document.get('do_split_image') is True or (
+        sides.keys() == {'shortest_edge'} and document.get('do_pad') is not True
+    )
+    told += [name for name in ('do_split_image', 'do_pad') if document.get(name) is True]
+    if takes_windows:
+        _LOG.warning(
+            '%s was made for windows cut out of an image (%s), which this package does not cut: it will do worse than '
+            'published',
+            path, ', '.join(told),
+        )  # fmt: skip
+    elif keeps and resize.kind == 'stretch':
         _LOG.warning(
             '%s was made for images that keep their proportions (%s), the manifest stretches them: set resize: pad',
             path, ', '.join(told),
