@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 import dataclasses
+import json
 import logging
 import math
 from pathlib import Path
@@ -107,6 +108,23 @@ def load_trained(folder: Path, *, allow_unfinished: bool = False) -> dict[str, T
     if step < steps and not allow_unfinished:
         raise DataError(f'{path} is at step {step} of {steps}: train to the end first')
     return state
+
+
+def recipe_entry(folder: Path, name: str) -> Any:
+    """Return an entry of the recipe that the module in `folder` was trained by, None if it has none of the name.
+
+    Args:
+        folder: That of `train`.
+        name: Name of the entry; where it is in another one, after that one's and a dot.
+
+    Raises:
+        DataError: There is no checkpoint, or it is corrupt.
+    """
+    path = folder / CHECKPOINT_NAME
+    try:
+        return json.loads(load_tensors(path)['fingerprint'].get(name, 'null'))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DataError(f'{path} is no checkpoint: {error}') from error
 
 
 class _Training:

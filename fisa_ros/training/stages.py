@@ -25,7 +25,7 @@ from fisa_ros.training.category_names import names_of_categories, novel_categori
 from fisa_ros.training.clip_stage import ClipOptions, train_clip
 from fisa_ros.training.fisa_stage import FisaOptions, train_fisa
 from fisa_ros.training.generator_stage import GeneratorOptions, train_generator
-from fisa_ros.training.loop import CHECKPOINT_NAME, load_trained
+from fisa_ros.training.loop import CHECKPOINT_NAME, load_trained, recipe_entry
 from fisa_ros.training.memory_errors import told_of_memory
 from fisa_ros.training.processes import Processes
 from fisa_ros.training.recipe import Recipe, parse_options
@@ -272,10 +272,17 @@ def load_generator(network: SegmentationNetwork, recipe: Recipe, out: Path) -> N
     """Put the generator that stage generator trained into `network`, or else that of the recipe's initial model.
 
     Raises:
-        DataError: There is neither.
+        DataError: There is neither, or the trained one got its images in another way.
     """
-    if (out / 'generator' / CHECKPOINT_NAME).is_file():
-        _load(network.generator, out / 'generator', 'generator')
+    trained = out / 'generator'
+    if (trained / CHECKPOINT_NAME).is_file():
+        found, wanted = recipe_entry(trained, 'resize') or STRETCH.kind, _resize(recipe).kind
+        if found != wanted:
+            raise DataError(
+                f'{trained} was trained with resize: {found}, {recipe.where} has resize: {wanted}: use another '
+                'folder, or train its generator from the same `initial`'
+            )
+        _load(network.generator, trained, 'generator')
     elif recipe.initial is not None:
         _take_over(network.generator, _initial_network(recipe.initial).generator.state_dict(), recipe.initial)
         _LOG.info('no generator in %s: that of %s is used', out, recipe.initial)

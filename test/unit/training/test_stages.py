@@ -172,7 +172,10 @@ def padded(trained, tmp_path_factory):
 
 def test_a_model_gets_its_images_as_the_one_that_it_starts_from(trained, padded, toy_data, tmp_path):
     chosen = replace(recipe('fisa'), initial=str(padded))
-    run_stage(chosen, toy_data, tmp_path, RunSettings(1, None, 'fp32', chosen.settings()), earlier=trained)
+    # Its generator is that of the initial model.
+    earlier = tmp_path / 'earlier'
+    shutil.copytree(trained / 'clip', earlier / 'clip')
+    run_stage(chosen, toy_data, tmp_path, RunSettings(1, None, 'fp32', chosen.settings()), earlier)
     (written,) = (tmp_path / 'fisa').glob('*.yaml')
     assert load_manifest(written).resize.kind == 'pad'
     assert load_manifest(next((trained / 'fisa').glob('*.yaml'))).resize.kind == 'stretch'
@@ -180,8 +183,24 @@ def test_a_model_gets_its_images_as_the_one_that_it_starts_from(trained, padded,
     document = padded.read_text()
     padded.write_text(document.replace('resize: pad\n', ''))
     with pytest.raises(DataError, match='resize'):
-        run_stage(chosen, toy_data, tmp_path, RunSettings(1, None, 'fp32', chosen.settings()), earlier=trained)
+        run_stage(chosen, toy_data, tmp_path, RunSettings(1, None, 'fp32', chosen.settings()), earlier)
     padded.write_text(document)
+
+
+def test_a_generator_of_images_that_came_in_another_way_is_refused(trained, padded, toy_data, tmp_path):
+    chosen = replace(recipe('fisa'), initial=str(padded))
+    message = r'generator was trained with resize: stretch, .*tiny-fisa.yaml has resize: pad'
+    with pytest.raises(DataError, match=message):
+        run_stage(chosen, toy_data, tmp_path, RunSettings(1), earlier=trained)
+    with pytest.raises(DataError, match=message):
+        write_untuned_model(tmp_path / 'untuned', chosen, trained, 'values')
+    first = replace(recipe('generator'), initial=str(padded))
+    run_stage(first, toy_data, tmp_path, RunSettings(1, None, 'fp32', first.settings()))
+    shutil.copytree(trained / 'clip', tmp_path / 'clip')
+    for stage in ('clip', 'fisa'):
+        with pytest.raises(DataError, match=r'generator was trained with resize: pad, .* has resize: stretch'):
+            run_stage(recipe(stage), toy_data, tmp_path / 'out', RunSettings(1), earlier=tmp_path)
+    assert load_manifest(write_untuned_model(tmp_path / 'untuned', chosen, tmp_path, 'values')).resize.kind == 'pad'
 
 
 def test_captioned_crops_are_of_stretched_images(padded, toy_data, tmp_path):
