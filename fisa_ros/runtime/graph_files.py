@@ -10,6 +10,7 @@ from typing import Any
 
 from fisa_ros.core.errors import GraphsError
 from fisa_ros.core.manifest import ModelManifest, unshipped_weights
+from fisa_ros.core.placement import STRETCH
 from fisa_ros.core.resources import cache_dir
 from fisa_ros.core.weights_sum import sha256_of
 from fisa_ros.runtime.verified_files import NOTES_FILE, find_damaged
@@ -68,7 +69,7 @@ class GraphsDescription:
 
 def source_key(manifest: ModelManifest) -> str:
     """Return the sum of all in a manifest that decides what its graphs compute; thresholds are inputs of theirs."""
-    parts = {
+    parts: dict[str, Any] = {
         'format': GRAPH_FORMAT,
         'image_size_hw': manifest.image_size_hw,
         'weights': manifest.weights.sha256,
@@ -76,6 +77,9 @@ def source_key(manifest: ModelManifest) -> str:
         'classifier': manifest.classifier,
         'text_encoder': manifest.text_encoder,
     }
+    if manifest.resize != STRETCH:
+        # Ranges of integers are read off images that were brought to their size.
+        parts['resize'] = asdict(manifest.resize)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

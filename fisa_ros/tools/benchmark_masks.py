@@ -34,9 +34,7 @@ def open_manifest(configuration: Configuration) -> ModelManifest:
         return manifest
     height, width = manifest.image_size_hw
     frames = read_frames(share_dir() / 'models' / 'reference_frames', (width, height), resize=manifest.resize)
-    # Which queries find most depends on how images come to their size; the graphs do not.
-    key = f'{manifest.name}-{source_key(manifest)[:16]}-{manifest.resize.kind}'
-    folder = cache_dir() / 'masks' / f'{key}-{configuration.masks}'
+    folder = cache_dir() / 'masks' / f'{manifest.name}-{source_key(manifest)[:16]}-{configuration.masks}'
     variant = load_manifest(write_query_subset(manifest, folder, configuration.masks, frames))
     graphs = graphs_folder(variant)
     try:

@@ -78,6 +78,7 @@ def _description(configuration: Configuration, point: Point) -> dict[str, Any]:
         'masks': configuration.masks,
         'size': configuration.describe('size'),
         'network_size': f'{width}x{height}',
+        'resize': point.segmenter.manifest.resize.kind,
         'words': len(point.vocabulary.vocabulary.classes),
         'names_per_word': point.vocabulary.num_names,
         'made_up_names': len(point.vocabulary.made_up),

@@ -94,6 +94,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             'backend': segmenter.backend.name,
             'device': segmenter.backend.device,
             'precision': segmenter.backend.precision,
+            'resize': segmenter.manifest.resize.kind,
             'merge_size': segmenter.manifest.classifier.get('merge_size'),
             'words': options.words,
             'oracle': options.oracle,

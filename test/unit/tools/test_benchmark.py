@@ -95,6 +95,7 @@ def test_one_configuration(capsys, fakes):
     ]  # fmt: skip
     assert (report['model'], report['backend'], report['device']) == ('fisa-tiny', 'fake', 'cpu')
     assert (report['size'], report['network_size'], report['words']) == ('64x48', '12x8', 30)
+    assert report['resize'] == 'stretch'
     assert 0 < report['memory_mb']['before'] <= report['memory_mb']['peak']
     assert 'does not run the exported graphs' in report['roofline']['not_available']
     assert report['machine']['cores'] >= 1

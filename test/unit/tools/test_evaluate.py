@@ -52,7 +52,7 @@ def test_one_json_object(segmenter, files, capsys):
     assert summary['mask_accuracy'] == pytest.approx(2 / 3)
     assert {'sq', 'rq', 'ap', 'seconds', 'ece_masks', 'ece_segments', 'pq_class_agnostic'} <= summary.keys()
     assert (summary['images'], summary['model'], summary['backend']) == (3, 'scripted', 'scripted')
-    assert summary['precision'] == 'fp32'
+    assert (summary['precision'], summary['resize']) == ('fp32', 'stretch')
     assert list(summary['per_class']) == ['cat', 'dog', 'grass-merged']
     assert summary['thresholds']['score'] == 0.3
     assert 'removed_mislabelled' not in summary
