@@ -15,15 +15,7 @@ from torch import Tensor
 from fisa_ros.core.errors import DataError
 from fisa_ros.core.placement import STRETCH, Placement, Resize
 from fisa_ros.datasets.coco_panoptic import PanopticDataset, SegmentInfo
-from fisa_ros.training.square_images import (
-    as_tensor,
-    cut_masks,
-    padded_image,
-    padded_map,
-    scaled_image,
-    scaled_map,
-    square_image,
-)
+from fisa_ros.training.square_images import cut_masks, padded_map, scaled_map, square_image
 
 MASK_STRIDE = 4
 _MIN_MASK_CELLS = 0.5
@@ -33,6 +25,7 @@ _MIN_SCALE = 0.6
 _NOISE_SHARE = 0.3
 _NOISE_SIGMA = 0.02
 _STEPS_AHEAD = 2
+_WHOLE_TLHW = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,10 +224,12 @@ def _augmented(
     top, left = int(rng.integers(full_h - height + 1)), int(rng.integers(full_w - width + 1))
     window = slice(top, top + height), slice(left, left + width)
     placement = resize.place((height, width), (size, size))
-    image, panoptic_map = scaled_image(image[window], placement), scaled_map(panoptic_map[window], placement)
+    square, panoptic_map = square_image(image[window], placement), scaled_map(panoptic_map[window], placement)
+    rows, columns = placement.content_hw
+    content = square[:, :rows, :columns]
     is_flipped = bool(rng.random() < 0.5)
     if is_flipped:
-        image, panoptic_map = image[:, ::-1], np.ascontiguousarray(panoptic_map[:, ::-1])
+        content, panoptic_map = content.flip(2), np.ascontiguousarray(panoptic_map[:, ::-1])
     masks, categories = instance_masks(padded_map(panoptic_map, placement), dataset.records[index].segments)
     proposals = None
     if kept_masks is not None:
@@ -246,8 +241,8 @@ def _augmented(
             placement,
         )
     # The padding keeps its colour.
-    jittered = padded_image(jitter_colors(as_tensor(image), rng), placement)
-    return Sample(jittered, masks, categories, index, placement, proposals)
+    square[:, :rows, :columns] = jitter_colors(content, rng)
+    return Sample(square, masks, categories, index, placement, proposals)
 
 
 def _plain(dataset: PanopticDataset, index: int, size: int, resize: Resize, kept_masks: KeptMasks | None) -> Sample:
@@ -255,15 +250,18 @@ def _plain(dataset: PanopticDataset, index: int, size: int, resize: Resize, kept
     placement = resize.place((image.shape[0], image.shape[1]), (size, size))
     panoptic_map = padded_map(scaled_map(dataset.panoptic_map(index), placement), placement)
     masks, categories = instance_masks(panoptic_map, dataset.records[index].segments)
-    proposals = None if kept_masks is None else torch.from_numpy(kept_masks.masks(index))
-    return Sample(square_image(image, size, resize), masks, categories, index, placement, proposals)
+    proposals = None
+    if kept_masks is not None:
+        # Nothing is cut off but what they have in the padding.
+        proposals = cut_masks(kept_masks.masks(index), _WHOLE_TLHW, False, placement, placement)
+    return Sample(square_image(image, placement), masks, categories, index, placement, proposals)
 
 
 def _collate(samples: Sequence[Sample]) -> Batch:
     proposals = [sample.proposals for sample in samples if sample.proposals is not None] or None
     is_shown = None
     if not all(sample.placement.is_whole for sample in samples):
-        is_shown = torch.stack([_shown_cells(sample) for sample in samples])
+        is_shown = torch.stack([_shown_cells(sample.placement) for sample in samples])
     return Batch(
         images=torch.stack([sample.image for sample in samples]),
         masks=[sample.masks for sample in samples],
@@ -274,8 +272,7 @@ def _collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
-def _shown_cells(sample: Sample) -> Tensor:
-    rows, columns = (side // MASK_STRIDE for side in sample.placement.input_hw)
-    is_shown = torch.zeros(rows, columns, dtype=torch.bool)
-    is_shown[: sample.placement.shown_cells(0, rows), : sample.placement.shown_cells(1, columns)] = True
-    return is_shown
+def _shown_cells(placement: Placement) -> Tensor:
+    is_shown = np.zeros([side // MASK_STRIDE for side in placement.input_hw], np.bool_)
+    placement.shown(is_shown)[...] = True
+    return torch.from_numpy(is_shown)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import torch.nn.functional as F
 
 from fisa_ros.core.errors import DataError
+from fisa_ros.core.placement import STRETCH
 from fisa_ros.datasets.captions import read_captions
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.networks.image_tower import clip_block
@@ -166,7 +167,7 @@ def train_clip(
 
     def validate() -> dict[str, float]:
         return mask_accuracy(
-            network, vocabulary, validation, visual.image_size[0], limit=VALIDATION_IMAGES, batch_size=validation_batch
+            network, vocabulary, validation, visual.image_size[0], STRETCH, (), VALIDATION_IMAGES, validation_batch
         )
 
     train(

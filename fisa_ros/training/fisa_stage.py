@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import torch.nn.functional as F
 
 from fisa_ros.core.errors import DataError
-from fisa_ros.core.placement import STRETCH, Resize
+from fisa_ros.core.placement import Resize
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
 from fisa_ros.runtime.backend import SURE_LOGIT
@@ -164,7 +164,7 @@ def train_fisa(
     seed: int,
     options: FisaOptions,
     run: RunSettings,
-    resize: Resize = STRETCH,
+    resize: Resize,
 ) -> None:
     """Train what `options.simo` names of tower and head, in place; all else stays as it is."""
     network.eval().requires_grad_(False)
@@ -186,10 +186,10 @@ def train_fisa(
                 network.generator,
                 dataset,
                 size,
+                resize,
                 options.kept_masks,
                 run.precision,
                 run.loaders or 1,
-                resize,
             )
 
     def loss(batch: Batch, step: int) -> dict[str, Term]:
@@ -246,7 +246,7 @@ def train_fisa(
         loss,
         folder,
         validate=lambda: mask_accuracy(
-            network, sampler.full(), validation, size, novel, VALIDATION_IMAGES, resize, validation_batch
+            network, sampler.full(), validation, size, resize, novel, VALIDATION_IMAGES, validation_batch
         ),
         run=run,
         ema=options.ema or None,

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fisa_ros.core.placement import STRETCH, Resize
+from fisa_ros.core.placement import Resize
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.networks.tiny_generator import TinyMaskGenerator
 from fisa_ros.training.batches import Batch, training_batches, validation_batches
@@ -64,7 +64,7 @@ def train_generator(
     seed: int,
     options: GeneratorOptions,
     run: RunSettings,
-    resize: Resize = STRETCH,
+    resize: Resize,
 ) -> None:
     """Train `generator` in place through `phases`."""
     validation_batch = images_at_once(phases, run)

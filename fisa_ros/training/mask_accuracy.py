@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from fisa_ros.core.placement import STRETCH, Resize
+from fisa_ros.core.placement import Resize
 from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
 from fisa_ros.runtime.backend import SURE_LOGIT
@@ -42,9 +42,9 @@ def mask_accuracy(
     vocabulary: SampledVocabulary,
     dataset: PanopticDataset,
     size: int,
+    resize: Resize,
     novel: Collection[int] = (),
     limit: int | None = None,
-    resize: Resize = STRETCH,
     batch_size: int = _VALIDATION_BATCH,
 ) -> dict[str, float]:
     """Return the share of ground-truth masks whose best class is right, over all, base and novel categories.
@@ -54,9 +54,9 @@ def mask_accuracy(
         vocabulary: All categories.
         dataset: Images with truth.
         size: Size of the images in pixels.
+        resize: How they come to that size.
         novel: Categories that training did not name.
         limit: At most so many images.
-        resize: How they come to their size.
         batch_size: Images at once; the scores do not depend on it.
     """
     was_training = network.tower.training

@@ -2,7 +2,7 @@
 
 Kept are the masks with the highest objectness as bits, compressed. They are of the image as it is: training cuts and
 flips them with it, where the generator itself would see the cut and recoloured image; and they are hard, where its own
-logits are soft.
+logits are soft. What they have in the padding of an image is kept, but no batch has it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -72,7 +72,11 @@ class CacheKey:
     @property
     def digest(self) -> str:
         """What tells the files of two keys apart."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        parts = asdict(self)
+        if self.resize == STRETCH:
+            # Masks that were kept before there was another way are of such images.
+            del parts['resize']
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class MaskCache:
@@ -112,10 +116,10 @@ def open_mask_cache(
     generator: nn.Module,
     dataset: PanopticDataset,
     size: int,
+    resize: Resize,
     kept: int,
     precision: Precision,
     loaders: int = 1,
-    resize: Resize = STRETCH,
 ) -> MaskCache:
     """Open the masks of a generator and a data set, and make those that are missing first.
 
@@ -127,10 +131,10 @@ def open_mask_cache(
         generator: The frozen generator, on the device.
         dataset: The images.
         size: Edge of the square images in pixels.
+        resize: How images come to that size.
         kept: Masks kept of each image, at most as many as the generator makes.
         precision: Of the generator.
         loaders: Threads that read images and compress masks.
-        resize: How images come to their size.
 
     Raises:
         DataError: An image cannot be read, its masks are not a number, the disk is too small, files cannot be written,
@@ -218,7 +222,8 @@ class _Maker:
         return {str(self.dataset.records[index].image_id): bits for index, bits in zip(indices, packed, strict=True)}
 
     def _image(self, index: int) -> Tensor:
-        return square_image(self.dataset.image(index), self.size, self.resize)
+        image = self.dataset.image(index)
+        return square_image(image, self.resize.place((image.shape[0], image.shape[1]), (self.size, self.size)))
 
 
 def _packed(masks: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -6,13 +6,31 @@ from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
-from fisa_ros.core.placement import Placement, Resize
+from fisa_ros.core.placement import Placement
+from fisa_ros.pipeline.image_scaling import place_image
 
 
-def square_image(image: NDArray[np.uint8], size: int, resize: Resize) -> Tensor:
-    """Return `(3, S, S)` float32 rgb in [0, 1] of an image `(H, W, 3)` uint8 rgb."""
-    placement = resize.place((image.shape[0], image.shape[1]), (size, size))
-    return padded_image(as_tensor(scaled_image(image, placement)), placement)
+def square_image(image: NDArray[np.uint8], placement: Placement) -> Tensor:
+    """Put an image into a square; one that is padded comes there as in the pipeline.
+
+    One that is stretched is antialiased only where both sides shrink: what was trained, and masks that are kept, are of
+    such images.
+
+    Args:
+        image: `(H, W, 3)` uint8 rgb.
+        placement: Where it goes; made for its size.
+
+    Returns:
+        `(3, S, S)` float32 rgb in [0, 1].
+    """
+    if placement.is_whole:
+        height, width = placement.input_hw
+        shrinks = image.shape[0] >= height and image.shape[1] >= width
+        resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        placed = np.asarray(resized, np.uint8)
+    else:
+        placed = place_image(image, placement)
+    return torch.from_numpy(np.ascontiguousarray(placed.transpose(2, 0, 1))).float() / 255
 
 
 def cut_masks(
@@ -56,36 +74,13 @@ def _cut_cells(
     return nearest.clip(0, whole.shown_cells(axis, cells) - 1)
 
 
-def scaled_image(image: NDArray[np.uint8], placement: Placement) -> NDArray[np.uint8]:
-    """Scale `(H, W, 3)` uint8 rgb to the size of the content, antialiased where both sides shrink."""
-    height, width = placement.content_hw
-    shrinks = image.shape[0] >= height and image.shape[1] >= width
-    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return np.asarray(resized, np.uint8)
-
-
 def scaled_map(panoptic_map: NDArray[np.int32], placement: Placement) -> NDArray[np.int32]:
     """Scale an `(H, W)` int32 map to the size of the content by nearest neighbour."""
     size_wh = placement.content_hw[::-1]
     return np.asarray(cv2.resize(panoptic_map, size_wh, interpolation=cv2.INTER_NEAREST_EXACT), np.int32)
 
 
-def padded_image(image: Tensor, placement: Placement) -> Tensor:
-    """Add the padding to `(3, h, w)` float32 rgb in [0, 1] of the size of the content."""
-    if placement.is_whole:
-        return image
-    (height, width), (rows, columns) = placement.content_hw, placement.input_hw
-    padded = torch.tensor(placement.pad_rgb, dtype=torch.float32)[:, None, None].repeat(1, rows, columns) / 255
-    padded[:, :height, :width] = image
-    return padded
-
-
 def padded_map(panoptic_map: NDArray[np.int32], placement: Placement) -> NDArray[np.int32]:
     """Add the padding, in which nothing is, to a map of the size of the content."""
     (height, width), (rows, columns) = placement.content_hw, placement.input_hw
     return np.pad(panoptic_map, ((0, rows - height), (0, columns - width)))
-
-
-def as_tensor(image: NDArray[np.uint8]) -> Tensor:
-    """Turn `(h, w, 3)` uint8 into `(3, h, w)` float32 in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255

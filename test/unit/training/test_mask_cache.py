@@ -1,4 +1,6 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
+from hashlib import sha256
+import json
 import logging
 import shutil
 
@@ -19,7 +21,7 @@ from fisa_ros.training import mask_cache
 from fisa_ros.training.batches import training_batches, validation_batches
 from fisa_ros.training.fisa_stage import FisaOptions, name_predicted_masks, train_fisa
 from fisa_ros.training.loop import load_trained
-from fisa_ros.training.mask_cache import open_mask_cache
+from fisa_ros.training.mask_cache import CacheKey, open_mask_cache
 from fisa_ros.training.settings import Phase, RunSettings
 from fisa_ros.training.square_images import cut_masks
 from fisa_ros.training.vocabulary_sampler import VocabularySampler
@@ -59,7 +61,7 @@ def generator():
 
 @pytest.fixture
 def kept(toy_dataset, generator, tmp_path):
-    return open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, 4, 'fp32')
+    return open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, STRETCH, 4, 'fp32')
 
 
 def files(folder):
@@ -99,7 +101,7 @@ def test_training_from_the_cache_is_training_with_the_generator_where_nothing_is
         run = RunSettings(threads=1, mask_cache=cache)
         folder = tmp_path / str(cache is None)
         train_fisa(
-            network, sampler, [], toy_dataset, toy_dataset, [Phase(SIZE, 2, 4, 1e-2)], folder, 5, options, run
+            network, sampler, [], toy_dataset, toy_dataset, [Phase(SIZE, 2, 4, 1e-2)], folder, 5, options, run, STRETCH
         )  # fmt: skip
         states.append(load_trained(folder))
     start = build_network(TINY_GENERATOR, TINY_CLASSIFIER)
@@ -121,7 +123,8 @@ def test_too_little_memory_for_masks_says_what_to_do(toy_dataset, generator, tmp
     expected = 'out of memory on .* while masks are made with --accumulate 4: take 8, .* leave out --cache-masks'
     with pytest.raises(DataError, match=expected):
         train_fisa(
-            network, sampler, [], toy_dataset, toy_dataset, [Phase(SIZE, 8, 4, 1e-2)], tmp_path, 5, FisaOptions(), run
+            network, sampler, [], toy_dataset, toy_dataset, [Phase(SIZE, 8, 4, 1e-2)], tmp_path, 5, FisaOptions(), run,
+            STRETCH,
         )  # fmt: skip
 
 
@@ -160,6 +163,20 @@ def test_masks_are_cut_and_flipped_with_their_image(toy_dataset, resize):
     assert compared > 40
 
 
+@pytest.mark.parametrize('is_augmented', [True, False])
+def test_no_batch_has_kept_masks_in_the_padding(toy_dataset, is_augmented):
+    class Everywhere:
+        def masks(self, _):
+            return np.ones((2, SIZE // 4, SIZE // 4), np.uint8)
+
+    source = training_batches(
+        toy_dataset, SIZE, 8, seed=2, kept_masks=Everywhere(), is_augmented=is_augmented, resize=PAD
+    )
+    batch = next(source)
+    assert not batch.is_shown.all()
+    assert torch.equal(batch.proposals > 0, batch.is_shown[:, None].expand(8, 2, SIZE // 4, SIZE // 4))
+
+
 def test_a_window_of_masks():
     masks = np.zeros((2, 4, 4), np.uint8)
     masks[0, 1, 2] = 1
@@ -196,7 +213,7 @@ def test_what_is_there_is_not_made_again(toy_dataset, generator, kept, tmp_path,
     before = files(tmp_path)
     assert before
     monkeypatch.setattr(mask_cache, 'write_atomically', lambda *_: pytest.fail('written again'))
-    open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, 4, 'fp32')
+    open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, STRETCH, 4, 'fp32')
     assert files(tmp_path) == before
 
 
@@ -205,7 +222,7 @@ def test_an_interrupted_cache_is_completed(toy_dataset, generator, tmp_path, mon
     caplog.set_level(logging.INFO, 'fisa_ros.training')
 
     def opened():
-        return open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, 4, 'fp32')
+        return open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, STRETCH, 4, 'fp32')
 
     cache = opened()
     assert 'masks of 6 images go to' in caplog.text
@@ -226,15 +243,21 @@ def test_an_interrupted_cache_is_completed(toy_dataset, generator, tmp_path, mon
 
 def test_other_weights_sizes_and_numbers_have_files_of_their_own(toy_dataset, generator, kept, tmp_path):
     other = HardMasks().eval()
-    open_mask_cache(tmp_path / 'cache', other, toy_dataset, SIZE, 4, 'fp32')
-    open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, 3, 'fp32')
-    open_mask_cache(tmp_path / 'cache', generator, toy_dataset, 2 * SIZE, 4, 'fp32')
-    open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, 4, 'bf16')
-    open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, 4, 'fp32', resize=PAD)
-    open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, 4, 'fp32', resize=Resize('pad', (9, 9, 9)))
+    open_mask_cache(tmp_path / 'cache', other, toy_dataset, SIZE, STRETCH, 4, 'fp32')
+    open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, STRETCH, 3, 'fp32')
+    open_mask_cache(tmp_path / 'cache', generator, toy_dataset, 2 * SIZE, STRETCH, 4, 'fp32')
+    open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, STRETCH, 4, 'bf16')
+    open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, PAD, 4, 'fp32')
+    open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, Resize('pad', (9, 9, 9)), 4, 'fp32')
     fewer = replace(toy_dataset, records=toy_dataset.records[:3])
-    open_mask_cache(tmp_path / 'cache', generator, fewer, SIZE, 4, 'fp32')
+    open_mask_cache(tmp_path / 'cache', generator, fewer, SIZE, STRETCH, 4, 'fp32')
     assert len(list((tmp_path / 'cache').iterdir())) == 8
+
+
+def test_caches_of_stretched_images_outlive_that_there_are_others():
+    key = CacheKey('generator', SIZE, STRETCH, 4, 'fp32', 'truth', 'images', 256)
+    parts = {name: value for name, value in asdict(key).items() if name != 'resize'}
+    assert key.digest == sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def test_other_images_with_the_same_ids_have_masks_of_their_own(toy_dataset, toy_data, generator, kept, tmp_path):
@@ -242,7 +265,8 @@ def test_other_images_with_the_same_ids_have_masks_of_their_own(toy_dataset, toy
     annotations = copy / 'annotations' / 'panoptic_train.json'
 
     def opened(folder):
-        return open_mask_cache(folder, generator, PanopticDataset.open(copy / 'train', annotations), SIZE, 4, 'fp32')
+        dataset = PanopticDataset.open(copy / 'train', annotations)
+        return open_mask_cache(folder, generator, dataset, SIZE, STRETCH, 4, 'fp32')
 
     assert opened(tmp_path / 'cache')._folder == kept._folder
     for image in (copy / 'train').iterdir():
@@ -261,7 +285,7 @@ def test_damaged_files_are_named(toy_dataset, generator, kept, tmp_path):
     damaged = bytearray(packed)
     damaged[len(packed) // 2] ^= 1
     path.write_bytes(path.read_bytes().replace(packed, damaged))
-    cache = open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, 4, 'fp32')
+    cache = open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, STRETCH, 4, 'fp32')
     with pytest.raises(DataError, match=r'masks_00000\.safetensors is damaged at image 2 \(.*delete it, the next run'):
         cache.masks(2)
 
@@ -285,7 +309,7 @@ def test_masks_that_are_not_a_number_are_refused(toy_dataset, generator, tmp_pat
     worst = toy_dataset.records[int(means.argmax())].image_id
     overflowing = OverflowingMasks(generator, means.max() - 1e-6)
     with pytest.raises(DataError, match=rf'image {worst} are not a number in torch.float32: set precision fp32'):
-        open_mask_cache(tmp_path / 'cache', overflowing, toy_dataset, SIZE, 4, 'fp32')
+        open_mask_cache(tmp_path / 'cache', overflowing, toy_dataset, SIZE, STRETCH, 4, 'fp32')
     assert not files(tmp_path)
 
 
@@ -293,12 +317,12 @@ def test_a_disk_that_is_too_small_is_named_before(toy_dataset, generator, tmp_pa
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(mask_cache.shutil, 'disk_usage', lambda _: usage._replace(free=100))
     with pytest.raises(DataError, match='has 0 MB free, the masks need about'):
-        open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, 4, 'fp32')
+        open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, STRETCH, 4, 'fp32')
     assert not files(tmp_path)
 
 
 def test_kept_masks_of_a_padded_image_are_those_of_a_padded_image(toy_dataset, generator, tmp_path):
-    kept = open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, 4, 'fp32', resize=PAD)
+    kept = open_mask_cache(tmp_path / 'cache', generator, toy_dataset, SIZE, PAD, 4, 'fp32')
     (batch,) = validation_batches(toy_dataset, SIZE, 8, resize=PAD)
     for index, logits, objectness in zip(batch.indices, *generator(batch.images), strict=True):
         best = objectness.argsort(descending=True, stable=True)[:4]
