@@ -72,7 +72,7 @@ class ModelManifest:
         thresholds: Defaults that fit the model.
         path: The manifest's own file; None where it has none.
         sources: Public checkpoints that the weights are put together from, by part; empty where they are shipped.
-        resize: How images come to that size.
+        resize: How images come to `image_size_hw`.
         folder_name: Name of `folder`, by default that of the model.
     """
 

@@ -74,7 +74,8 @@ class Resize:
     black, which is 0 before the colours are normalised (`resize_and_pad_imgs_instance_panoptic` in
     `training/lightning_module.py` of tue-mps/eomt; `EomtImageProcessor` of transformers, of which the published
     `preprocessor_config.json` have `do_pad` and equal edges). Mask2Former pads with 0 after that, which is the mean
-    colour (`ImageList.from_tensors` in `mask2former/maskformer_model.py` of facebookresearch/Mask2Former).
+    colour (`ImageList.from_tensors` in `mask2former/maskformer_model.py` of facebookresearch/Mask2Former). Sides are
+    rounded as tue-mps/eomt does it; transformers truncates, which is a pixel less for some sizes.
 
     Attributes:
         kind: `stretch` fills the input whatever the proportions are, `pad` keeps them.

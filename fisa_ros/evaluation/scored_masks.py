@@ -39,7 +39,8 @@ class ScoredMasks:
     def class_map(self) -> NDArray[np.intp]:
         """Return `(H, W)` rows of the best class of each pixel: the sum over masks of score x probability is largest.
 
-        It is -1 where there are no masks at all. Masks are scaled before the sigmoid.
+        It is -1 where there are no masks at all. Masks are scaled before the sigmoid, from their cells to the pixels of
+        the image at once, as tiles need it; `instances` goes by way of the input of the network, as EoMT does.
 
         The image is worked off in tiles. Between the smallest and the largest logit of each mask in a tile lie all its
         pixels, which tells the classes that can be best somewhere in it; only those are summed up, and where there is
