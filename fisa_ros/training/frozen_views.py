@@ -165,7 +165,7 @@ def freeze_views(
         is_guarded[:, true.shape[1] :], may_be_new[:, true.shape[1] :] = is_other & ~is_open, is_open
         base_logits = answers(base)
         for row, image in enumerate(batch.indices):
-            # Padding is neither labelled nor guarded, and takes memory.
+            # The rows that fill `pad_masks` up are neither labelled nor guarded, and take memory.
             kept = (labels[row] != IGNORED) | is_guarded[row] | ~is_true[row]
             views.append(
                 FrozenView(
