@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 import hashlib
 import json
 from pathlib import Path
@@ -38,8 +38,9 @@ _KEYS = (
     'thresholds',
     'sources',
 )
-# What decides the weights that are made of sources.
-_PARTS = ('generator', 'classifier', 'text_encoder', 'sources')
+_COMPONENTS = ('generator', 'classifier', 'text_encoder')
+# Arguments of the classifier that are used after training alone.
+_NOT_OF_WEIGHTS = ('temperature', 'merge_size')
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,24 @@ def load_manifest(name_or_path: str | Path) -> ModelManifest:
         document = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ManifestError(f'model manifest {path} cannot be read: {error}') from error
-    return _build(ManifestReader(path, document))
+    reader = ManifestReader(path, document)
+    reader.require_plain()
+    return _build(reader)
+
+
+def weights_recipe(
+    generator: Mapping[str, Any],
+    classifier: Mapping[str, Any],
+    text_encoder: Mapping[str, Any],
+    sources: Mapping[str, ModelSource],
+) -> str:
+    """Return what of a manifest decides the weights that are made of its sources; arguments are its attributes."""
+    trained = {key: value for key, value in classifier.items() if key not in _NOT_OF_WEIGHTS}
+    fetched = {
+        part: {key: value for key, value in asdict(source).items() if key != 'licence'}
+        for part, source in sources.items()
+    }
+    return json.dumps([generator, trained, text_encoder, fetched], sort_keys=True)
 
 
 def verify_weights(manifest: ModelManifest) -> None:
@@ -207,8 +225,10 @@ def _build(reader: ManifestReader) -> ModelManifest:
     if name != reader.path.stem:
         raise reader.error('name', f'is {name!r}, but the file is {reader.path.name}')
     sources = read_sources(reader)
-    generator = reader.component('generator')
-    folder_name = _folder_name(reader, name) if sources else name
+    generator, classifier, text_encoder = (reader.component(key) for key in _COMPONENTS)
+    folder_name = name
+    if sources:
+        folder_name = _folder_name(reader, name, weights_recipe(generator, classifier, text_encoder, sources))
     return ModelManifest(
         name=name,
         description=reader.text('description'),
@@ -216,8 +236,8 @@ def _build(reader: ManifestReader) -> ModelManifest:
         image_size_hw=_size(reader),
         weights=_weights(reader.below('weights'), folder_name, has_sources=bool(sources)),
         generator=generator,
-        classifier=reader.component('classifier'),
-        text_encoder=reader.component('text_encoder'),
+        classifier=classifier,
+        text_encoder=text_encoder,
         prompt_templates=_templates(reader),
         thresholds=_thresholds(reader.below('thresholds')),
         path=reader.path,
@@ -227,16 +247,16 @@ def _build(reader: ManifestReader) -> ModelManifest:
     )
 
 
-def _folder_name(reader: ManifestReader, name: str) -> str:
-    """Return the name of a model's folder; what has a shipped model's name and is made of other parts has its own."""
-    shipped = share_dir() / 'models' / f'{name}.yaml'
-    if reader.path == shipped or not shipped.is_file():
+def _folder_name(reader: ManifestReader, name: str, recipe: str) -> str:
+    """Return the name of a model's folder; what has a shipped model's name and other weights has its own."""
+    path = share_dir() / 'models' / f'{name}.yaml'
+    if reader.path == path or not path.is_file():
         return name
-    own, theirs = (
-        json.dumps([document.get(key) for key in _PARTS], sort_keys=True, default=str)
-        for document in (reader.mapping, yaml.safe_load(shipped.read_text(encoding='utf-8')))
-    )
-    return name if own == theirs else f'{name}-{hashlib.sha256(own.encode()).hexdigest()[:8]}'
+    shipped = ManifestReader(path, yaml.safe_load(path.read_text(encoding='utf-8')))
+    generator, classifier, text_encoder = (shipped.component(key) for key in _COMPONENTS)
+    if recipe == weights_recipe(generator, classifier, text_encoder, read_sources(shipped)):
+        return name
+    return f'{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}'
 
 
 def _size(reader: ManifestReader) -> tuple[int, int]:

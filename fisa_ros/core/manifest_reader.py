@@ -23,6 +23,22 @@ class ManifestReader:
             raise ManifestError(f'model manifest {path}: {prefix.rstrip(".") or "the file"} must be a mapping')
         self.mapping = mapping
 
+    def require_plain(self) -> None:
+        """Refuse keys that are no text, and values that JSON has none of, at any depth."""
+        self._require_plain(self.mapping, ())
+
+    def _require_plain(self, value: Any, keys: tuple[str, ...]) -> None:
+        if isinstance(value, dict):
+            for key, entry in value.items():
+                if not isinstance(key, str):
+                    raise self.error('.'.join((*keys, repr(key))), 'must be text, in quotes, as all keys')
+                self._require_plain(entry, (*keys, key))
+        elif isinstance(value, list):
+            for index, entry in enumerate(value):
+                self._require_plain(entry, (*keys, str(index)))
+        elif not isinstance(value, str | int | float | None):
+            raise self.error('.'.join(keys), f'must be text or a number, got {value!r}')
+
     def refuse_unknown(self, known: tuple[str, ...]) -> None:
         """Refuse keys that mean nothing."""
         for key in self.mapping:

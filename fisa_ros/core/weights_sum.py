@@ -35,6 +35,15 @@ def note_sum(path: Path, sha256: str) -> None:
     part.replace(note)
 
 
+def forget_sum(path: Path) -> None:
+    """Remove the note of a file's sum, if there is one.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    _note(path).unlink(missing_ok=True)
+
+
 def noted_sum(path: Path, *, may_be_copy: bool = False) -> str | None:
     """Return the sum that was noted for exactly this file; None if there is none.
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from fisa_ros.core.errors import DownloadError
-from fisa_ros.core.manifest import ModelManifest, file_sha256
+from fisa_ros.core.manifest import ModelManifest, file_sha256, weights_recipe
 from fisa_ros.core.model_sources import ModelSource, SourceFile, source_files
-from fisa_ros.core.weights_sum import note_sum
+from fisa_ros.core.weights_sum import forget_sum, note_sum
 from fisa_ros.runtime.engine_storage import try_lock, write_json
 
 RECORD_FILE = 'sources.json'
@@ -53,8 +53,7 @@ class WeightsRecord:
     """What weights were put together from.
 
     Attributes:
-        made_of: Sum of each file of the sources, by `record_key`, and of what the manifest says of the network and how
-            weights are put together.
+        made_of: Sum of each file of the sources, by `record_key`, and of the manifest's `weights_recipe`.
         sha256: Sum of the weights.
         date: When, as ISO 8601 in UTC.
     """
@@ -149,7 +148,7 @@ def keep_weights(manifest: ModelManifest, record: ModelRecord, made: Path) -> No
     Args:
         manifest: The model.
         record: Its record.
-        made: The weights, in the folder of the model; moved.
+        made: The weights, on the disk of the model's folder; moved.
 
     Raises:
         OSError: They cannot be moved, or the note cannot be written.
@@ -157,6 +156,8 @@ def keep_weights(manifest: ModelManifest, record: ModelRecord, made: Path) -> No
     path = assembled_path(manifest)
     # It takes seconds, in which the note of the old weights must still be that of the weights that are there.
     sha256 = file_sha256(made)
+    # Without one, new weights are summed when they are looked at; that of the old ones would call them damaged.
+    forget_sum(path)
     made.replace(path)
     note_sum(path, sha256)
     record.weights = WeightsRecord(_sums(manifest, record), sha256, utc_time())
@@ -182,10 +183,9 @@ def utc_time() -> str:
 def _sums(manifest: ModelManifest, record: ModelRecord) -> dict[str, str]:
     """Return the sum of all that decides what the weights are."""
     keys = [record_key(source, file) for source, file in source_files(manifest.sources)]
-    network = [manifest.generator, manifest.classifier, manifest.text_encoder]
-    layouts = [source.layout for source in manifest.sources.values()]
-    sum_of_network = hashlib.sha256(json.dumps([_ASSEMBLY, network, layouts], sort_keys=True).encode()).hexdigest()
-    return {'network': sum_of_network} | {key: record.files[key].sha256 for key in keys if key in record.files}
+    recipe = weights_recipe(manifest.generator, manifest.classifier, manifest.text_encoder, manifest.sources)
+    sum_of_recipe = hashlib.sha256(json.dumps([_ASSEMBLY, recipe]).encode()).hexdigest()
+    return {'recipe': sum_of_recipe} | {key: record.files[key].sha256 for key in keys if key in record.files}
 
 
 @contextmanager

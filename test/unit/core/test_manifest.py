@@ -1,3 +1,4 @@
+from datetime import date
 import hashlib
 import re
 import shutil
@@ -121,6 +122,10 @@ def test_shipped_models_on_eomt_keep_proportions():
         ('thresholds', {'score': True, 'mask': 0.5, 'overlap': 0.5}, 'got True'),
         ('thresholds', {'iou': 0.5}, 'thresholds.iou is unknown'),
         ('licenses', 'MIT', 'licenses is unknown'),
+        (1, 'MIT', 'tiny.yaml: 1 must be text, in quotes, as all keys'),
+        ('classifier', {'type': 'fisa', True: 2}, 'classifier.True must be text, in quotes'),
+        ('generator', {'type': 'eomt', 'c': [{'names': {0: 'x', 'a': 'y'}}]}, 'generator.c.0.names.0 must be text'),
+        ('generator', {'type': 'eomt', 'when': date(2026, 1, 2)}, 'generator.when must be text or a number, got datet'),
     ],
 )
 def test_manifests_refused(tmp_path, key, value, message):
@@ -272,9 +277,12 @@ def test_another_model_of_a_shipped_name_has_its_own_folder(tmp_path, monkeypatc
     shipped = load_manifest('fisa-s')
     content = yaml.safe_load(shipped.path.read_text())
     surer = {'thresholds': content['thresholds'] | {'score': 0.5}}
-    same = load_manifest(write(tmp_path, content | surer, 'fisa-s.yaml'))
-    assert same.folder == shipped.folder == tmp_path / 'models' / 'fisa-s'
-    assert same.weights == shipped.weights
+    checked = {'sources': {part: entry | {'licence': 'checked'} for part, entry in content['sources'].items()}}
+    finer = {'classifier': content['classifier'] | {'merge_size': 320, 'temperature': 0.9}}
+    for change in (surer, checked, finer):
+        same = load_manifest(write(tmp_path, content | change, 'fisa-s.yaml'))
+        assert same.folder == shipped.folder == tmp_path / 'models' / 'fisa-s'
+        assert same.weights == shipped.weights
     content['sources']['generator']['revision'] = 'mine'
     folders = {shipped.folder}
     for change in ({}, {'classifier': content['classifier'] | {'image_size': 640}}):
