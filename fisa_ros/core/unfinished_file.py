@@ -1,6 +1,7 @@
 """Where a file is written before it takes the place of another one."""
 
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from glob import escape
 import os
 from pathlib import Path
@@ -10,6 +11,35 @@ import socket
 def unfinished_path(path: Path) -> Path:
     """Return a path beside `path` that no other process has, on this machine or on one that shares the folder."""
     return path.with_name(f'{path.name}.{socket.gethostname()}.{os.getpid()}.tmp')
+
+
+@contextmanager
+def written_aside(path: Path, keep: Callable[[Path], object] | None = None) -> Iterator[Path]:
+    """Give a path to write to; what is there at the end of the block replaces `path`, and is on the disk.
+
+    After an error in the block `path` is as it was. What processes that are gone left of it is removed first.
+
+    Args:
+        path: The file.
+        keep: What puts the written file in the place of `path`, instead of a mere renaming.
+
+    Raises:
+        OSError: The folder or the disk cannot be written.
+    """
+    aside = unfinished_path(path)
+    remove_unfinished(path.parent, path.name)
+    try:
+        yield aside
+        _sync(aside)
+        if keep is None:
+            aside.replace(path)
+        else:
+            keep(aside)
+        # The new name is on the disk only once its folder is.
+        _sync(path.parent)
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 def remove_unfinished(folder: Path, name: str | None = None) -> None:
@@ -27,6 +57,14 @@ def remove_unfinished(folder: Path, name: str | None = None) -> None:
         if number.isdecimal() and not _is_running(int(number)):
             with suppress(OSError):
                 left.unlink()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _is_running(process: int) -> bool:

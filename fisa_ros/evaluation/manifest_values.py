@@ -8,6 +8,7 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode
 
 from fisa_ros.core.errors import ManifestError
+from fisa_ros.core.unfinished_file import written_aside
 
 
 def write_values(path: Path, values: Mapping[str, Mapping[str, float]]) -> None:
@@ -18,12 +19,14 @@ def write_values(path: Path, values: Mapping[str, Mapping[str, float]]) -> None:
         values: By section, then by key, as `{'thresholds': {'score': 0.3}}`; a key that is not there is added.
 
     Raises:
-        ManifestError: The file cannot be read or has no such section.
+        ManifestError: The file cannot be read or written, or has no such section; it stays as it is.
     """
     changed = _changed_text(path, values)
-    temporary = path.with_name(f'.{path.name}.part')
-    temporary.write_text(changed, encoding='utf-8')
-    temporary.replace(path)
+    try:
+        with written_aside(path) as aside:
+            aside.write_text(changed, encoding='utf-8')
+    except OSError as error:
+        raise ManifestError(f'model manifest {path} cannot be written: {error}') from error
 
 
 def check_values(path: Path, name: str, values: Mapping[str, Mapping[str, float]]) -> None:

@@ -1,7 +1,6 @@
 """Puts a model together from the published checkpoints of its parts."""
 
 from collections.abc import Callable, Mapping
-import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,7 @@ from fisa_ros.networks.image_tower import FisaImageTower
 from fisa_ros.networks.pooled_tower import CLIP_LOGIT_SCALE
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
 from fisa_ros.networks.text_encoder import ClipTextEncoder, TextEncoder
-from fisa_ros.networks.weights import require_fit, weights_of, write_tensors
-
-_LOG = logging.getLogger('fisa_ros.networks')
+from fisa_ros.networks.weights import require_fit, weights_of
 
 # Layouts of a checkpoint of a generator: which type reads it, and how.
 _GENERATORS: Mapping[str, tuple[str, Callable[[Path, Any], dict[str, Tensor]]]] = {
@@ -41,24 +38,23 @@ _CLIP_TYPES = ('open_clip', 'pooled')
 _SEED = 0
 
 
-def assemble_model(manifest: ModelManifest, files: Mapping[str, Path], out: Path) -> None:
-    """Write the weights of a model into one file, from the checkpoints that its manifest names as sources.
+def assemble_model(manifest: ModelManifest, files: Mapping[str, Path]) -> dict[str, Tensor]:
+    """Return the weights of a model, by name, made of the checkpoints that its manifest names as sources.
 
-    Published tensors are written as float32, so that they are those of the authors bit for bit; to round matrices to
+    Published tensors become float32, so that they are those of the authors bit for bit; to round matrices to
     halves, as `save_weights` does to keep a repository small, would only save disk. What nothing was published for
     starts as a pass-through: FISA's query projections and the factor on similarities are CLIP's, and its gates are
-    closed. The same files give the same bytes.
+    closed. The same files give the same numbers.
 
     Args:
         manifest: The model.
         files: The checkpoint of each source, `generator` and `classifier`: a file or the folder with it. A classifier
             that names `pretrained`, a tag of open_clip, needs none.
-        out: Where the weights go; replaced as a whole or not at all.
 
     Raises:
         ManifestError: The manifest cannot be built, or names no source or one of no known layout.
-        WeightsError: A checkpoint is missing, cannot be read or does not fit, or the file cannot be written. Every
-            tensor that is missing, surplus or misshapen is named or counted.
+        WeightsError: A checkpoint is missing, cannot be read or does not fit. Every tensor that is missing, surplus or
+            misshapen is named or counted.
     """
     generator_layout = _layout(manifest, 'generator', tuple(_GENERATORS))
     classifier_layout = _layout(manifest, 'classifier', tuple(_CLASSIFIERS))
@@ -74,8 +70,7 @@ def assemble_model(manifest: ModelManifest, files: Mapping[str, Path], out: Path
     tell_of_scaling(generator_path, manifest.resize)
     clip = _CLASSIFIERS[classifier_layout](classifier_path, manifest.classifier['model'])
     _take_clip(network, encoder, clip, classifier_path)
-    write_tensors(weights_of(network, encoder), out)
-    _LOG.info('%s assembled: %s', manifest.name, out)
+    return weights_of(network, encoder)
 
 
 def _layout(manifest: ModelManifest, part: str, known: tuple[str, ...]) -> str:

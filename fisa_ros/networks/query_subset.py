@@ -12,7 +12,7 @@ import yaml
 
 from fisa_ros.core.errors import ManifestError, WeightsError
 from fisa_ros.core.manifest import ModelManifest, file_sha256, verify_weights
-from fisa_ros.core.unfinished_file import unfinished_path
+from fisa_ros.core.unfinished_file import written_aside
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +87,8 @@ def write_query_subset(
         'generator': _with_number(manifest.generator, queries.number, num_masks),
     }
     path = folder / f'{manifest.name}.yaml'
-    aside = unfinished_path(path)
-    aside.write_text(yaml.safe_dump(document, sort_keys=False), encoding='utf-8')
-    aside.replace(path)
+    with written_aside(path) as aside:
+        aside.write_text(yaml.safe_dump(document, sort_keys=False), encoding='utf-8')
     return path
 
 

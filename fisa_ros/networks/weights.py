@@ -1,9 +1,7 @@
 """Reading and writing weights as safetensors."""
 
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import suppress
-import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -12,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fisa_ros.core.errors import WeightsError
-from fisa_ros.core.unfinished_file import unfinished_path
+from fisa_ros.core.unfinished_file import written_aside
 from fisa_ros.networks.text_encoder import TextEncoder
 
 # Begins the names of the text encoder's tensors, where it does not bring its own weights.
@@ -68,26 +66,25 @@ def weights_of(module: nn.Module, text_encoder: TextEncoder | None) -> dict[str,
     return state
 
 
-def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, keep: Callable[[Path], object] | None = None) -> None:
     """Write tensors as they are; an interrupted write leaves the old file.
+
+    Args:
+        tensors: By name.
+        path: Where they go.
+        keep: See `written_aside`.
 
     Raises:
         WeightsError: The disk is full or the folder cannot be written; the old file stays.
     """
-    aside = unfinished_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.to(torch.device('cpu')).contiguous() for name, tensor in tensors.items()}, aside)
-        # safetensors makes files that nobody but their owner can read.
-        aside.chmod(0o644)
-        with aside.open('rb') as file:
-            os.fsync(file.fileno())
-        aside.replace(path)
+        with written_aside(path, keep) as aside:
+            save_file({name: tensor.to(torch.device('cpu')).contiguous() for name, tensor in tensors.items()}, aside)
+            # safetensors makes files that nobody but their owner can read.
+            aside.chmod(0o644)
     except (OSError, SafetensorError) as error:
         raise WeightsError(f'weights {path} cannot be written: {error}') from error
-    finally:
-        with suppress(OSError):
-            aside.unlink()
 
 
 def _read(path: Path, *, is_text: bool) -> dict[str, Tensor]:

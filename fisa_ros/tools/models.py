@@ -150,7 +150,6 @@ def _fetch_and_assemble(manifest: ModelManifest, options: argparse.Namespace) ->
     try:
         with locked(manifest):
             remove_unfinished(manifest.folder)
-            _made_path(manifest).unlink(missing_ok=True)
             record = fetch_sources(manifest, hub, mirror=options.mirror, force=options.force)
             if not are_weights_current(manifest, record) or options.force:
                 _assemble(manifest, record)
@@ -158,14 +157,8 @@ def _fetch_and_assemble(manifest: ModelManifest, options: argparse.Namespace) ->
         hub.close()
 
 
-def _made_path(manifest: ModelManifest) -> Path:
-    """Return where weights are made before they take the place of older ones."""
-    out = assembled_path(manifest)
-    return out.with_name(f'.{out.name}.part')
-
-
 def _assemble(manifest: ModelManifest, record: ModelRecord) -> None:
-    out, made = assembled_path(manifest), _made_path(manifest)
+    out = assembled_path(manifest)
     for module in ('torch', 'open_clip', 'transformers', 'safetensors'):
         _require(
             module,
@@ -174,18 +167,20 @@ def _assemble(manifest: ModelManifest, record: ModelRecord) -> None:
         )
     # Here, for nothing else needs PyTorch.
     from fisa_ros.networks.assemble import assemble_model
+    from fisa_ros.networks.weights import write_tensors
 
     _LOG.info('making %s', out)
     folders = {part: source_folder(manifest, source) for part, source in manifest.sources.items()}
     try:
-        assemble_model(manifest, folders, made)
+        tensors = assemble_model(manifest, folders)
     except WeightsError as error:
         if untold := forget_untold(manifest, record):
             raise WeightsError(
                 f'{error}; nobody told the sum of {", ".join(untold)}: if they came damaged, repeat with --force'
             ) from error
         raise
-    keep_weights(manifest, record, made)
+    write_tensors(tensors, out, lambda made: keep_weights(manifest, record, made))
+    _LOG.info('%s assembled: %s', manifest.name, out)
 
 
 def _require(module: str, text: str) -> None:

@@ -1,9 +1,7 @@
 """Files that a training run leaves behind: written whole or not at all, and checked when read."""
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 import json
-import os
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import IO, Any
@@ -12,7 +10,7 @@ import zipfile
 import torch
 
 from fisa_ros.core.errors import DataError
-from fisa_ros.core.unfinished_file import remove_unfinished, unfinished_path
+from fisa_ros.core.unfinished_file import written_aside
 
 _SHOWN = 4
 
@@ -23,26 +21,12 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     Raises:
         DataError: The disk is full or the folder cannot be written; the old one stays.
     """
-    unfinished = unfinished_path(path)
-    remove_unfinished(path.parent, path.name)
     try:
-        with unfinished.open('wb') as file:
+        with written_aside(path) as aside, aside.open('wb') as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-        # The new name is on the disk only once its folder is.
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
     except (OSError, RuntimeError) as error:
         # torch.save turns a full disk into a RuntimeError.
         raise DataError(f'{path} cannot be written: {error}') from error
-    finally:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
 
 
 def save_tensors(path: Path, content: Mapping[str, Any]) -> None:

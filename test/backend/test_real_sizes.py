@@ -22,6 +22,7 @@ from fisa_ros.core.manifest import ModelManifest, load_manifest
 from fisa_ros.core.resources import share_dir
 from fisa_ros.core.vocabulary import VocabularyRegistry, VocabularyRequest
 from fisa_ros.networks.assemble import assemble_model
+from fisa_ros.networks.weights import write_tensors
 from fisa_ros.pipeline.segmenter import Segmenter
 from fisa_ros.runtime import graph_files
 from fisa_ros.runtime.graph_cost import count_cost
@@ -139,7 +140,7 @@ def test_checkpoints_as_they_are_published_pass_the_gate(roomy, monkeypatch, mod
     manifest = load_manifest(model)
     parts = write_checkpoints(manifest, roomy)
     manifest.weights.path.parent.mkdir(parents=True)
-    assemble_model(manifest, parts, manifest.weights.path)
+    write_tensors(assemble_model(manifest, parts), manifest.weights.path)
     command = [sys.executable, '-m', 'fisa_ros.tools.export', '--model', model, '--json', '--vocabulary', WORDS]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

@@ -17,6 +17,7 @@ from fisa_ros.core.vocabulary import VocabularyRegistry, VocabularyRequest
 from fisa_ros.datasets.site_images import open_folder
 from fisa_ros.networks.assemble import assemble_model
 from fisa_ros.networks.load import load_text_encoder
+from fisa_ros.networks.weights import write_tensors
 from fisa_ros.pipeline.segmenter import Segmenter
 from fisa_ros.tools import adapt, evaluate, export
 
@@ -71,7 +72,7 @@ def model(tmp_path_factory):
     path = folder / 'small-fisa.yaml'
     path.write_text(yaml.safe_dump(document))
     manifest = load_manifest(path)
-    assemble_model(manifest, files, manifest.weights.path)
+    write_tensors(assemble_model(manifest, files), manifest.weights.path)
     return path
 
 

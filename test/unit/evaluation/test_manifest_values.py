@@ -1,3 +1,7 @@
+import errno
+import os
+import shutil
+
 import pytest
 import yaml
 
@@ -60,6 +64,35 @@ def test_texts_too_unusual(tmp_path, text):
     assert path.read_text() == text
     with pytest.raises(ManifestError, match='cannot be changed'):
         write_values(tmp_path / 'none.yaml', {})
+
+
+def test_a_calibrated_copy_keeps_the_weights_of_the_model(tmp_path, monkeypatch):
+    monkeypatch.setenv('FISA_ROS_MODELS', str(tmp_path / 'models'))
+    shipped = load_manifest('fisa-s')
+    shipped.folder.mkdir(parents=True)
+    shipped.weights.path.write_bytes(b'made')
+    path = tmp_path / 'fisa-s.yaml'
+    shutil.copy(shipped.path, path)
+    write_values(path, {'classifier': {'temperature': 0.9}, 'thresholds': {'score': 0.3}})
+    calibrated = load_manifest(path)
+    assert calibrated.classifier['temperature'] == 0.9
+    assert calibrated.weights == load_manifest('fisa-s').weights
+    assert calibrated.weights.sha256 is not None
+
+
+def test_a_manifest_that_cannot_be_written_stays(tmp_path, monkeypatch):
+    path = tmp_path / 'fisa-s.yaml'
+    shutil.copy(load_manifest('fisa-s').path, path)
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(ManifestError, match=r'fisa-s\.yaml cannot be written: .*space'):
+        write_values(path, {'thresholds': {'score': 0.3}})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_shipped_manifest_can_be_written(tmp_path):

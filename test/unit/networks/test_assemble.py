@@ -17,6 +17,7 @@ from fisa_ros.core.placement import Resize
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.networks.assemble import assemble_model
 from fisa_ros.networks.load import load_network, load_text_encoder
+from fisa_ros.networks.weights import write_tensors
 
 from .checkpoints.small_checkpoints import CLASSIFIERS, EOMT, NativeEomt, clip, eomt, register_clips
 
@@ -74,7 +75,7 @@ def parts(request, tmp_path):
 @torch.inference_mode()
 def test_an_assembled_model_is_what_its_parts_were(parts):
     manifest, files, generator, original = parts
-    assemble_model(manifest, files, manifest.weights.path)
+    write_tensors(assemble_model(manifest, files), manifest.weights.path)
     network, encoder = load_network(manifest).eval(), load_text_encoder(manifest)
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 
@@ -100,7 +101,7 @@ def test_an_assembled_model_is_what_its_parts_were(parts):
 
 def test_what_was_published_is_kept_bit_for_bit(parts):
     manifest, files, generator, original = parts
-    assemble_model(manifest, files, manifest.weights.path)
+    write_tensors(assemble_model(manifest, files), manifest.weights.path)
     network, encoder = load_network(manifest), load_text_encoder(manifest)
     state = original.state_dict()
     visual = network.tower.visual.state_dict()
@@ -117,7 +118,7 @@ def test_what_was_published_is_kept_bit_for_bit(parts):
 
 def test_what_was_not_published_is_a_pass_through(parts):
     manifest, files, _, original = parts
-    assemble_model(manifest, files, manifest.weights.path)
+    write_tensors(assemble_model(manifest, files), manifest.weights.path)
     network = load_network(manifest)
     assert network.head.logit_scale == original.logit_scale
     if manifest.name == 'tiny-convnext':
@@ -136,17 +137,17 @@ def test_a_scale_beyond_that_of_clip_is_cut(tmp_path):
     with torch.no_grad():
         original.logit_scale.fill_(4.61)
     save_file(original.state_dict(), files['classifier'] / 'open_clip_model.safetensors')
-    assemble_model(manifest, files, manifest.weights.path)
+    write_tensors(assemble_model(manifest, files), manifest.weights.path)
     assert load_network(manifest).head.logit_scale.item() == pytest.approx(math.log(100))
 
 
 def test_the_same_files_give_the_same_bytes(parts, tmp_path):
     manifest, files, *_ = parts
     torch.manual_seed(1)
-    assemble_model(manifest, files, tmp_path / 'deep' / 'a.safetensors')
+    write_tensors(assemble_model(manifest, files), tmp_path / 'deep' / 'a.safetensors')
     state = torch.get_rng_state()
     torch.rand(3)
-    assemble_model(manifest, files, tmp_path / 'b.safetensors')
+    write_tensors(assemble_model(manifest, files), tmp_path / 'b.safetensors')
     assert (tmp_path / 'deep' / 'a.safetensors').read_bytes() == (tmp_path / 'b.safetensors').read_bytes()
     torch.manual_seed(1)
     assert torch.equal(torch.get_rng_state(), state), 'random numbers of others are left alone'
@@ -154,9 +155,9 @@ def test_the_same_files_give_the_same_bytes(parts, tmp_path):
 
 def test_single_files_serve_as_well_as_folders(parts, tmp_path):
     manifest, files, *_ = parts
-    assemble_model(manifest, files, tmp_path / 'a.safetensors')
+    write_tensors(assemble_model(manifest, files), tmp_path / 'a.safetensors')
     single = {part: next(path for path in folder.iterdir() if path.suffix != '.json') for part, folder in files.items()}
-    assemble_model(manifest, single, tmp_path / 'b.safetensors')
+    write_tensors(assemble_model(manifest, single), tmp_path / 'b.safetensors')
     assert (tmp_path / 'a.safetensors').read_bytes() == (tmp_path / 'b.safetensors').read_bytes()
 
 
@@ -206,7 +207,7 @@ def test_tensors_that_do_not_fit_are_named_and_the_old_file_stays(tmp_path, part
     manifest.weights.path.write_bytes(b'old')
     rewrite(next(files[part].glob('*.safetensors')), change)
     with pytest.raises(WeightsError, match=text):
-        assemble_model(manifest, files, manifest.weights.path)
+        write_tensors(assemble_model(manifest, files), manifest.weights.path)
     assert manifest.weights.path.read_bytes() == b'old'
     assert not list(tmp_path.glob('*.tmp'))
 
@@ -215,7 +216,7 @@ def test_a_disk_that_cannot_be_written_is_named(tmp_path):
     manifest, (files, *_) = manifest_of('tiny-vit', tmp_path), write_sources('tiny-vit', tmp_path)
     (tmp_path / 'file').write_bytes(b'')
     with pytest.raises(WeightsError, match=r'file/out\.safetensors cannot be written'):
-        assemble_model(manifest, files, tmp_path / 'file' / 'out.safetensors')
+        write_tensors(assemble_model(manifest, files), tmp_path / 'file' / 'out.safetensors')
 
 
 def change_manifest(manifest, part, **values):
@@ -258,7 +259,7 @@ def change_layout(manifest, layout):
 def test_manifests_that_cannot_be_assembled_are_refused(tmp_path, change, error, text):
     manifest, (files, *_) = manifest_of('tiny-vit', tmp_path), write_sources('tiny-vit', tmp_path)
     with pytest.raises(error, match=text):
-        assemble_model(change(manifest), files, tmp_path / 'out.safetensors')
+        write_tensors(assemble_model(change(manifest), files), tmp_path / 'out.safetensors')
     assert not (tmp_path / 'out.safetensors').exists()
 
 
@@ -266,10 +267,10 @@ def test_manifests_that_cannot_be_assembled_are_refused(tmp_path, change, error,
 def test_missing_files_are_named(tmp_path, part):
     manifest, (files, *_) = manifest_of('tiny-vit', tmp_path), write_sources('tiny-vit', tmp_path)
     with pytest.raises(WeightsError, match=f'weights of the {part} of tiny-vit are missing: .*none/at/all'):
-        assemble_model(manifest, {**files, part: tmp_path / 'none/at/all'}, tmp_path / 'out.safetensors')
+        write_tensors(assemble_model(manifest, {**files, part: tmp_path / 'none/at/all'}), tmp_path / 'out.safetensors')
     del files[part]
     with pytest.raises(WeightsError, match=f'weights of the {part} of tiny-vit are missing: no file was given'):
-        assemble_model(manifest, files, tmp_path / 'out.safetensors')
+        write_tensors(assemble_model(manifest, files), tmp_path / 'out.safetensors')
 
 
 def test_a_tag_of_open_clip_stands_for_a_source(tmp_path, monkeypatch):
@@ -277,10 +278,10 @@ def test_a_tag_of_open_clip_stands_for_a_source(tmp_path, monkeypatch):
     path = files['classifier'] / 'open_clip_model.safetensors'
     tags = {'laion9b': {'file': str(path), 'quick_gelu': True}}
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, 'tiny-vit', tags)
-    assemble_model(manifest, files, tmp_path / 'a.safetensors')
+    write_tensors(assemble_model(manifest, files), tmp_path / 'a.safetensors')
     tagged = change_manifest(manifest, 'classifier', pretrained='laion9b')
     tagged = replace(tagged, sources={'generator': manifest.sources['generator']})
-    assemble_model(tagged, {'generator': files['generator']}, tmp_path / 'b.safetensors')
+    write_tensors(assemble_model(tagged, {'generator': files['generator']}), tmp_path / 'b.safetensors')
     assert (tmp_path / 'a.safetensors').read_bytes() == (tmp_path / 'b.safetensors').read_bytes()
     assert load_network(replace(tagged, weights=WeightsFile(tmp_path / 'b.safetensors', None)))
 
@@ -289,8 +290,8 @@ def test_a_manifest_that_scales_images_otherwise_is_told_of(tmp_path, caplog):
     manifest, (files, *_) = manifest_of('tiny-vit', tmp_path), write_sources('tiny-vit', tmp_path)
     settings = {'do_pad': True, 'size': {'shortest_edge': 64, 'longest_edge': 64}}
     (files['generator'] / 'preprocessor_config.json').write_text(json.dumps(settings))
-    assemble_model(manifest, files, manifest.weights.path)
+    write_tensors(assemble_model(manifest, files), manifest.weights.path)
     assert 'set resize: pad' in caplog.text
     caplog.clear()
-    assemble_model(replace(manifest, resize=Resize('pad')), files, manifest.weights.path)
+    write_tensors(assemble_model(replace(manifest, resize=Resize('pad')), files), manifest.weights.path)
     assert 'resize' not in caplog.text

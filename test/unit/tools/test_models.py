@@ -1,5 +1,6 @@
 """The command line that lists models and gets those that are not shipped, against a hub on this machine."""
 
+import errno
 import io
 import json
 import logging
@@ -206,6 +207,25 @@ def test_weights_are_made_where_the_manifest_looks_for_them(hub, capsys, tmp_pat
     assert not hub.requests
 
 
+def test_the_weights_are_told_of_by_their_name(hub, capsys, caplog, monkeypatch, tmp_path):
+    path = write_manifest(tmp_path)
+    manifest = load_manifest(path)
+    put_checkpoints(hub, tmp_path, manifest)
+    weights = manifest.weights.path
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model_store, 'note_sum', full)
+        code, _, err = run(capsys, 'download', path)
+    assert code == 2
+    assert err.splitlines()[-1] == f'error: weights {weights} cannot be written: [Errno 28] No space left on device'
+    assert 'assembled' not in caplog.text
+    assert run(capsys, 'download', path)[0] == 0
+    assert f'assembled: {weights}\n' in caplog.text
+
+
 def test_other_checkpoints_make_other_weights(hub, capsys, tmp_path):
     path = write_manifest(tmp_path)
     manifest = load_manifest(path)
@@ -353,7 +373,7 @@ def test_what_a_killed_process_left_is_removed(hub, capsys, tmp_path):
     ended = subprocess.Popen(['true'])
     ended.wait()
     name = manifest.weights.path.name
-    left = [f'.{name}.part', *(f'{start}.{socket.gethostname()}.{ended.pid}.tmp' for start in (name, f'.{name}.part'))]
+    left = [f'{start}.{socket.gethostname()}.{ended.pid}.tmp' for start in (name, f'.{name}.sum.json')]
     alive = [f'{name}.{socket.gethostname()}.{os.getppid()}.tmp', f'{name}.elsewhere.{ended.pid}.tmp']
     for file in (*left, *alive):
         (manifest.folder / file).write_bytes(b'part')
