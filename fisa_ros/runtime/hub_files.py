@@ -71,7 +71,7 @@ class Hub:
         token.
 
         Args:
-            endpoint: Address of the hub.
+            endpoint: Address of the hub; it may have a login, `https://USER:PASSWORD@HOST`, which counts alone.
             token: Shown to the hub alone, for files that are not for everybody.
             tries: How often in a row a request may fail.
             pause_s: The pause after the first failure; each further one is twice as long.
@@ -79,10 +79,11 @@ class Hub:
         """
         self.endpoint = endpoint.rstrip('/')
         self.tries = tries
-        self._token = token
+        # A mirror with logins of its own is not whom a token of the hub is for.
+        self._token = None if '@' in urlsplit(endpoint).netloc else token
         self._pause_s = pause_s
         self._timeout_s = (min(timeout_s, _CONNECT_TIMEOUT_S), timeout_s)
-        self._session = _SessionOfToken() if token else requests.Session()
+        self._session = _SessionOfToken() if self._token else requests.Session()
         # As it is: a length that is told must be that of the file.
         self._session.headers.update({'Accept-Encoding': 'identity', 'User-Agent': 'fisa_ros'})
 

@@ -51,7 +51,7 @@ def fetch_sources(manifest: ModelManifest, hub: Hub, *, mirror: Path | None = No
     """Fetch every file of the sources of a model that is not there yet; call it within `locked`.
 
     A file must have the sum that the manifest tells and that which the hub tells; where the manifest tells none, that
-    of the first time it was fetched. Those that are there stay until all new ones are here.
+    of the first time it was fetched. Those that are there stay until all that replace them are here.
 
     Args:
         manifest: The model; it must have sources.
@@ -80,6 +80,10 @@ def fetch_sources(manifest: ModelManifest, hub: Hub, *, mirror: Path | None = No
                 entry,
                 FileRecord(entry.origin, url, None, size, str(entry.file.sha256), utc_time(), is_told=True),
             )
+    for entry in files:
+        # Copies that were begun are not continued, and take space.
+        with told_of_disk(entry.target):
+            _copied_path(entry).unlink(missing_ok=True)
     # Old weights stay until the new ones are whole.
     is_to_assemble = bool(missing) or not are_weights_of_sources(manifest, record)
     if mirror is not None:
@@ -87,7 +91,7 @@ def fetch_sources(manifest: ModelManifest, hub: Hub, *, mirror: Path | None = No
         sizes = {entry.target: path.stat().st_size for entry, path in zip(missing, found, strict=True)}
         copied = sum(path.stat().st_size for path in found if not _is_same_disk(path, manifest))
         _check_space(manifest, copied, _bytes_of(files, sizes) if is_to_assemble else 0)
-        fetched = [_copy(entry, path, force=force) for entry, path in zip(missing, found, strict=True)]
+        arriving = (_copy(entry, path, force=force) for entry, path in zip(missing, found, strict=True))
     else:
         remotes = [hub.describe(entry.source, entry.file) for entry in missing]
         for entry, remote in zip(missing, remotes, strict=True):
@@ -95,8 +99,14 @@ def fetch_sources(manifest: ModelManifest, hub: Hub, *, mirror: Path | None = No
         sizes = {entry.target: remote.size or 0 for entry, remote in zip(missing, remotes, strict=True)}
         begun = sum(_bytes_begun(entry, remote) for entry, remote in zip(missing, remotes, strict=True))
         _check_space(manifest, sum(sizes.values()) - begun, _bytes_of(files, sizes) if is_to_assemble else 0)
-        fetched = [_fetch(hub, entry, remote, force=force) for entry, remote in zip(missing, remotes, strict=True)]
-    for entry, (part, file) in zip(missing, fetched, strict=True):
+        arriving = (_fetch(hub, entry, remote, force=force) for entry, remote in zip(missing, remotes, strict=True))
+    replacements = []
+    for entry, (part, file) in zip(missing, arriving, strict=True):
+        if entry.target.exists():
+            replacements.append((entry, part, file))
+        else:
+            _keep(manifest, record, entry, part, file)
+    for entry, part, file in replacements:
         _keep(manifest, record, entry, part, file)
     _remove_unlisted(manifest, record)
     return record
@@ -129,10 +139,9 @@ def _fetch(hub: Hub, entry: _Wanted, remote: RemoteFile, *, force: bool) -> tupl
 
 def _copy(entry: _Wanted, path: Path, *, force: bool) -> tuple[Path, FileRecord]:
     _LOG.info('taking %s', path)
-    part = entry.target.with_name(f'.{entry.target.name}.copy.part')
+    part = _copied_path(entry)
     with told_of_disk(part):
         part.parent.mkdir(parents=True, exist_ok=True)
-        part.unlink(missing_ok=True)
         try:
             os.link(path, part)
         except OSError:
@@ -145,6 +154,10 @@ def _copy(entry: _Wanted, path: Path, *, force: bool) -> tuple[Path, FileRecord]
         raise
     is_told = entry.file.sha256 is not None
     return part, FileRecord(entry.origin, path.as_uri(), None, size, sha256, utc_time(), is_told=is_told)
+
+
+def _copied_path(entry: _Wanted) -> Path:
+    return entry.target.with_name(f'.{entry.target.name}.copy.part')
 
 
 def _keep(manifest: ModelManifest, record: ModelRecord, entry: _Wanted, part: Path, found: FileRecord) -> None:

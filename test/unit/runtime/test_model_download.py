@@ -1,12 +1,14 @@
 """Fetching the sources of a model from a hub on this machine that behaves as the true one, and from a folder."""
 
 from contextlib import suppress
+import errno
 import hashlib
 import json
 import logging
 import os
 from pathlib import Path
 import re
+import shutil
 import signal
 import socket
 import ssl
@@ -21,9 +23,9 @@ import pytest
 import yaml
 
 from fisa_ros.core.errors import DownloadError
-from fisa_ros.core.manifest import ModelManifest, load_manifest
+from fisa_ros.core.manifest import ModelManifest, load_manifest, verify_weights
 from fisa_ros.core.model_sources import hub_endpoint
-from fisa_ros.runtime import model_download
+from fisa_ros.runtime import model_download, model_store
 from fisa_ros.runtime.hub_files import Hub
 from fisa_ros.runtime.model_download import fetch_sources
 from fisa_ros.runtime.model_store import (
@@ -403,6 +405,15 @@ def test_a_login_of_netrc_does_not_take_the_place_of_the_token(hub, manifest, mo
     assert len(hub.asked('proxy')) == len(hub.asked('hub')) + len(hub.asked('files'))
 
 
+def test_a_mirror_with_a_login_is_shown_no_token(hub, manifest, monkeypatch):
+    monkeypatch.setenv('HF_ENDPOINT', os.environ['HF_ENDPOINT'].replace('//', '//someone:word@'))
+    monkeypatch.setenv('HF_TOKEN', 'secret')
+    get(manifest)
+    assert is_whole(manifest)
+    assert {request.headers['Authorization'] for request in hub.asked('hub')} == {'Basic c29tZW9uZTp3b3Jk'}
+    assert not [request for request in hub.asked('files') if 'Authorization' in request.headers]
+
+
 def test_no_network(hub, manifest, monkeypatch):
     monkeypatch.setenv('HF_ENDPOINT', 'http://127.0.0.1:9')
     with pytest.raises(
@@ -505,6 +516,24 @@ def test_space_for_new_weights_is_needed_beside_the_old_ones(hub, manifest, monk
     (sources(manifest) / 'generator' / 'config.json').unlink()
     with pytest.raises(DownloadError, match=r'toy needs 0\.01 GB in .*, 0\.00 GB of them to fetch'):
         get(manifest)
+
+
+def test_new_weights_do_not_pass_for_damaged_old_ones(hub, manifest, monkeypatch):
+    """Of the same length, and without space left for a note."""
+    get(manifest)
+    made = manifest.folder / 'made'
+    made.write_bytes(b'old')
+    keep_weights(manifest, read_record(manifest), made)
+    made.write_bytes(b'new')
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(model_store, 'note_sum', full)
+    with pytest.raises(OSError, match='No space'):
+        keep_weights(manifest, read_record(manifest), made)
+    assert assembled_path(manifest).read_bytes() == b'new'
+    verify_weights(load_manifest(manifest.path))
 
 
 def test_what_the_manifest_does_not_list_is_removed(hub, manifest, tmp_path):
@@ -615,6 +644,45 @@ def write_mirror(folder: Path, *, by_repo: bool) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     return folder
+
+
+@pytest.mark.parametrize('has_record', [False, True])
+def test_copies_are_kept_as_they_come(hub, tmp_path, monkeypatch, has_record):
+    """From another disk, where they take time and space."""
+    mirror = write_mirror(tmp_path / 'mirror', by_repo=True)
+    path = write_manifest(tmp_path, sha256=Content(SIZE, 1).sha256 if has_record else None)
+    manifest = load_manifest(path)
+    copied, copyfile = [], shutil.copyfile
+
+    def copy(source, target):
+        copied.append(Path(source).name)
+        if Path(source).name == 'clip.bin':
+            Path(target).write_bytes(b'begun')
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        return copyfile(source, target)
+
+    def refuse(*_):
+        raise OSError(errno.EXDEV, 'Invalid cross-device link')
+
+    monkeypatch.setattr(model_download.os, 'link', refuse)
+    with monkeypatch.context() as patch:
+        patch.setattr(model_download.shutil, 'copyfile', copy)
+        with pytest.raises(DownloadError, match=r'no space is left for .*clip\.bin'):
+            get(manifest, mirror=mirror)
+        assert copied == ['model.safetensors', 'config.json', 'clip.bin']
+        left = {path.name for path in sources(manifest).rglob('*') if path.is_file()}
+        assert left == {'model.safetensors', 'config.json', '.clip.bin.copy.part'}
+        copied.clear()
+        # What was begun takes no space when that is counted.
+        counted = []
+        usage = lambda folder: counted.append(parts(manifest)) or SimpleNamespace(free=10**12)  # noqa: E731
+        patch.setattr(model_download.shutil, 'disk_usage', usage)
+        with pytest.raises(DownloadError, match='no space is left'):
+            get(manifest, mirror=mirror)
+        assert copied == ['clip.bin']
+        assert counted == [[]]
+    get(manifest, mirror=mirror)
+    assert is_whole(manifest)
 
 
 @pytest.mark.parametrize('by_repo', [False, True])
