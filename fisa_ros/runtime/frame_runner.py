@@ -87,8 +87,7 @@ class FrameRunner:
             # The tensors into which the encoder is repeated, behind which the head can be recorded.
             self._encoded = self._encode() if self.is_recorded else ()
         self._repeat_head: Callable[[], tuple[Tensor, ...]] | None = None
-        # A record holds the temperature as a constant.
-        self._temperature = head.temperature
+        self._constants = self._head_constants()
 
     def segment(self, image: NDArray[np.uint8], state: VocabularyState, thresholds: Thresholds) -> RawSegmentation:
         """See `Backend.segment`."""
@@ -147,7 +146,7 @@ class FrameRunner:
             self._state = None
             self._set_words({name: getattr(state, name) for name in (*_TOKENS, *_WORDS)})
             self._state = state
-        elif self.is_recorded and (self._repeat_head is None or self._temperature != self._head.head.temperature):
+        elif self.is_recorded and (self._repeat_head is None or self._constants != self._head_constants()):
             self._record_head()
 
     @torch.inference_mode()
@@ -162,9 +161,13 @@ class FrameRunner:
     def _record_head(self) -> None:
         # Freed before the next one takes memory.
         self._repeat_head = None
-        self._temperature = self._head.head.temperature
+        self._constants = self._head_constants()
         with self._queue.active():
             self._repeat_head, _ = self._recorded(lambda: self._call_head(self._encoded), 'head')
+
+    def _head_constants(self) -> tuple[float, int]:
+        """Return what a record of the head holds as constants."""
+        return self._head.head.temperature, self._head.head.merge_size
 
     @torch.inference_mode()
     def _run(
@@ -200,7 +203,7 @@ class FrameRunner:
         return {name: host.numpy().copy() for name, host in hosts.items()}
 
     def _host(self, name: str, like: Tensor) -> Tensor:
-        if name not in self._on_host:
+        if name not in self._on_host or self._on_host[name].shape != like.shape:
             self._on_host[name] = self._queue.host_tensor(like.shape, like.dtype)
         return self._on_host[name]
 

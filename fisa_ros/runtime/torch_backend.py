@@ -73,6 +73,15 @@ class TorchBackend:
     def temperature(self, temperature: float) -> None:
         self._network.head.temperature = temperature
 
+    @property
+    def merge_size(self) -> int:
+        """Edge (pixels) of the square map in which masks compete; may be set."""
+        return self._network.head.merge_size
+
+    @merge_size.setter
+    def merge_size(self, merge_size: int) -> None:
+        self._network.head.merge_size = merge_size
+
     @gpu_memory_errors()
     @torch.inference_mode()
     def segment(self, image: NDArray[np.uint8], state: VocabularyState, thresholds: Thresholds) -> RawSegmentation:
@@ -169,7 +178,7 @@ class TorchBackend:
     ) -> RawSegmentation:
         """See `MaskClassifier.merge_classified`."""
         logits, index, scores, is_thing = self._tensors(mask_logits, class_index, score, state.is_thing)
-        size = (self._network.head.merge_size,) * 2
+        size = (self.merge_size,) * 2
         probability = F.interpolate(logits[None], size, mode='bilinear', align_corners=False)[0].sigmoid()
         return _raw(merge(probability, index, scores, is_thing[index], self._thresholds(thresholds)))
 

@@ -157,6 +157,17 @@ def test_a_new_temperature_counts_at_once(runner, queue, toy_state, toy_segmente
     assert np.abs(after.score - before.score).max() > 0.01
 
 
+def test_another_merge_size_counts_at_once(runner, queue, toy_state, toy_segmenter, monkeypatch):
+    frame = toy_frames(1)[0]
+    before = [runner.segment(frame, toy_state, THRESHOLDS) for _ in range(2)][-1]
+    assert queue.records == 2
+    for head in (runner._head.head, toy_segmenter.backend._network.head):
+        monkeypatch.setattr(head, 'merge_size', 2 * head.merge_size)
+    after = runner.segment(frame, toy_state, THRESHOLDS)
+    assert after.query_map.shape == tuple(2 * side for side in before.query_map.shape)
+    assert_same(after, toy_segmenter.backend.segment(frame, toy_state, THRESHOLDS))
+
+
 def test_words_that_went_up_in_part_are_sent_again(runner, toy_state, toy_segmenter, monkeypatch):
     frame, other = toy_frames(1)[0], vocabulary_of(9, 2)
     for _ in range(2):
