@@ -2,14 +2,14 @@
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 import logging
 from pathlib import Path
 import sys
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from fisa_ros.core.errors import BackendUnavailableError, DataError, FisaError
-from fisa_ros.core.manifest import ModelManifest, load_manifest
+from fisa_ros.core.manifest import load_manifest
 from fisa_ros.core.stop_signals import noted_signals
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.core.vocabulary import Vocabulary
@@ -24,9 +24,13 @@ from fisa_ros.tools.dataset_arguments import ChosenDataset, add_dataset_argument
 from fisa_ros.tools.evaluation_tables import COMPARED, print_dataset, print_named_datasets
 from fisa_ros.tools.model_arguments import chosen_thresholds, report
 
+if TYPE_CHECKING:
+    from fisa_ros.runtime.torch_backend import TorchBackend
+
 _ALL = ('names', 'training', 'held_out')
 _INTERRUPTED = 130
-_MAX_MERGE_SIZE = 4096
+# At 2048, 200 masks take 3.4 GB.
+_MAX_MERGE_SIZE = 2048
 
 _log = logging.getLogger(__name__)
 
@@ -70,8 +74,9 @@ def _parser() -> argparse.ArgumentParser:
         '--merge-size',
         type=int,
         metavar='PIXELS',
-        help='merge masks in a square map of this edge instead of that of the model, back-end torch alone; published '
-        'results are merged at full resolution',
+        help=f'merge masks in a square map of this edge, at most {_MAX_MERGE_SIZE}, instead of that of the model; '
+        'back-end torch alone. Published results are merged in maps of the size of each image, which no size here '
+        'repeats',
     )
     parser.add_argument('--split-file', type=Path, help='YAML lists base and novel of categories to score apart')
     parser.add_argument('--plots', type=Path, metavar='DIR', help='folder for plots as PNG')
@@ -85,8 +90,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     if options.plots:
         for job in jobs:
             job.plots(options).mkdir(parents=True, exist_ok=True)
-    manifest, backend = _chosen_model(options)
-    segmenter = open_segmenter(manifest, backend, options.device, precision=options.precision)
+    segmenter = _open(options)
     try:
         thresholds = chosen_thresholds(segmenter.default_thresholds, options)
         summary = {
@@ -95,7 +99,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
             'device': segmenter.backend.device,
             'precision': segmenter.backend.precision,
             'resize': segmenter.manifest.resize.kind,
-            'merge_size': segmenter.manifest.classifier.get('merge_size'),
+            'merge_size': options.merge_size or segmenter.manifest.classifier.get('merge_size'),
             'words': options.words,
             'oracle': options.oracle,
             'thresholds': asdict(thresholds),
@@ -113,22 +117,25 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     return summary | end | {'datasets': scores, 'published': _published(scores, published)}
 
 
-def _chosen_model(options: argparse.Namespace) -> tuple[ModelManifest, str]:
-    """Return the model, with the size at which its masks are merged, and the back-end to run it.
+def _open(options: argparse.Namespace) -> Segmenter:
+    """Return the model, to be run as the options say.
 
     Raises:
-        FisaError: There is no such model, or its masks cannot be merged so.
+        FisaError: There is no such model, it cannot be run, or its masks cannot be merged so.
     """
     manifest, size = load_manifest(options.model), options.merge_size
     if size is None:
-        return manifest, options.backend
+        return open_segmenter(manifest, options.backend, options.device, precision=options.precision)
     if not 1 <= size <= _MAX_MERGE_SIZE:
         raise DataError(f'--merge-size must be in 1..{_MAX_MERGE_SIZE}, got {size}')
     if options.backend not in ('auto', 'torch'):
         raise BackendUnavailableError(
             f'--merge-size needs --backend torch, got {options.backend!r}: exported graphs merge at one size'
         )
-    return replace(manifest, classifier={**manifest.classifier, 'merge_size': size}), 'torch'
+    segmenter = open_segmenter(manifest, 'torch', options.device, precision=options.precision)
+    # Not in the manifest: exported graphs, whose outputs half precision is compared with, are of that as it is.
+    cast('TorchBackend', segmenter.backend).merge_size = size
+    return segmenter
 
 
 @dataclass(frozen=True)

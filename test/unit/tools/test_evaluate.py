@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 from fisa_ros.core.errors import BackendUnavailableError
+from fisa_ros.core.manifest import load_manifest
 
 # Before anything renders: LLVM of triton and of the software renderer start in this order only.
 import fisa_ros.networks.build  # noqa: F401
+from fisa_ros.runtime.graph_files import graphs_folder
 from fisa_ros.simulation.camera import SceneCamera
 from fisa_ros.simulation.categories import CATEGORIES
 from fisa_ros.tools import evaluate
@@ -152,7 +154,8 @@ def test_plots(segmenter, files, capsys, tmp_path):
         (['--limit', '0'], '--limit must be at least 1, got 0'),
         (['--vocabulary', 'none.yaml'], 'none.yaml does not exist'),
         (['--words', 'held_out', '--synonyms', 'none.yaml'], 'synonyms none.yaml cannot be read'),
-        (['--merge-size', '0'], '--merge-size must be in 1..4096, got 0'),
+        (['--merge-size', '0'], '--merge-size must be in 1..2048, got 0'),
+        (['--merge-size', '2049'], '--merge-size must be in 1..2048, got 2049'),
         (['--merge-size', '80', '--backend', 'crops'], "--merge-size needs --backend torch, got 'crops'"),
         (['--split-file', 'none.yaml'], 'split file none.yaml cannot be read'),
     ],
@@ -183,7 +186,7 @@ def test_what_the_benchmark_measures_can_be_scored(files, capsys, monkeypatch, s
     assert asked == [((backend, 'auto'), {'precision': 'fp32'})]
 
 
-def test_the_shipped_model_on_rendered_rooms(write_panoptic, capsys):
+def test_the_shipped_model_on_rendered_rooms(write_panoptic, capsys, monkeypatch):
     categories = [(entry.id, entry.name, entry.is_thing) for entry in CATEGORIES]
     frames = []
     for seed in (990001, 990002, 990003):
@@ -206,8 +209,15 @@ def test_the_shipped_model_on_rendered_rooms(write_panoptic, capsys):
     assert summary['ece_masks'] < 0.5
     oracles = {oracle: json.loads(run(capsys, *files, '--oracle', oracle)[1])['pq'] for oracle in ('masks', 'classes')}
     assert min(oracles.values()) > summary['pq']
+    opened = []
+    real = evaluate.open_segmenter
+    monkeypatch.setattr(
+        evaluate, 'open_segmenter', lambda *given, **named: opened.append(given[0]) or real(*given, **named)
+    )
     # Edges of true masks, which have the resolution of the network's input, get lost in a smaller map.
     merged = [json.loads(run(capsys, *files, '--oracle', 'masks', '--merge-size', size)[1]) for size in (40, 160, 320)]
     assert [numbers['merge_size'] for numbers in merged] == [40, 160, 320]
     assert merged[0]['sq'] < merged[1]['sq'] < merged[2]['sq']
     assert merged[1]['pq'] == oracles['masks']
+    # The exported graphs, with which half precision is compared, are those of the model as it is.
+    assert {graphs_folder(manifest) for manifest in opened} == {graphs_folder(load_manifest('fisa-tiny'))}
