@@ -79,10 +79,11 @@ def tell_of_masking(path: Path, tensors: Mapping[str, Tensor]) -> None:
     it made of a checkpoint without them has ones, so they do not show that a training has not ended.
     """
     probabilities = tensors[MASKED].flatten().tolist() if MASKED in tensors else []
-    if any(probability > 0 for probability in probabilities):
+    # One that is no number, too.
+    if any(probability != 0 for probability in probabilities):
         _LOG.warning(
-            '%s says to mask attention with the probabilities %s; here it is not masked. If they are those of its '
-            'training, not what transformers fills in, its masks get worse by that: train it until they are 0',
+            '%s says to mask attention with the probabilities %s, which is ignored: published EoMT models are '
+            'evaluated without masking',
             path,
             ', '.join(f'{probability:g}' for probability in probabilities),
         )
