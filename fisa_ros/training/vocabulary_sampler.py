@@ -1,5 +1,6 @@
 """Random vocabularies for training: a classifier must live with any words, and with words that are not there."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -79,29 +80,43 @@ class SampledVocabulary:
         return torch.where(categories < 0, ignored, table[categories.clamp(min=0)])
 
 
-def overlapping_categories(names: Mapping[int, Sequence[str]]) -> dict[int, frozenset[int]]:
-    """Return, for each category, the others whose words may mean it, or are meant by its own.
+class _Meanings:
+    """Finds the categories that a word may mean.
 
-    Two words do if they are equal or one ends in the other: a "brick wall" is a wall, and who labels a "wall" may well
-    mean one of bricks. That a "hot dog" is no dog is not seen.
+    It does if it equals one of their words or either ends in the other: a "brick wall" is a wall, and who labels a
+    "wall" may well mean one of bricks. That a "hot dog" is no dog is not seen.
+    """
+
+    def __init__(self, names: Mapping[int, Sequence[str]]) -> None:
+        self._by_name: dict[str, set[int]] = defaultdict(set)
+        self._by_ending: dict[str, set[int]] = defaultdict(set)
+        for category, words in names.items():
+            for word in words:
+                self._by_name[_key(word)].add(category)
+                for ending in _endings(word):
+                    self._by_ending[ending].add(category)
+
+    def of(self, word: str) -> frozenset[int]:
+        named = (self._by_name.get(ending, ()) for ending in _endings(word))
+        return frozenset(self._by_ending.get(_key(word), ())).union(*named)
+
+
+def overlapping_categories(names: Mapping[int, Sequence[str]]) -> dict[int, list[frozenset[int]]]:
+    """Return, for each name of each category, the other categories that it may mean.
 
     Args:
         names: The names of each category by its id.
     """
-    endings = {
-        category: {ending for word in words for ending in _endings(name_key(word))} for category, words in names.items()
-    }
-    keys = {category: {name_key(word) for word in words} for category, words in names.items()}
-    return {
-        one: frozenset(
-            other for other in names if other != one and (keys[one] & endings[other] or keys[other] & endings[one])
-        )
-        for one in names
-    }
+    meanings = _Meanings(names)
+    return {category: [meanings.of(word) - {category} for word in words] for category, words in names.items()}
+
+
+def _key(name: str) -> str:
+    return ' '.join(name_key(name).split())
 
 
 def _endings(name: str) -> list[str]:
-    words = name.split()
+    words = _key(name).split()
     return [' '.join(words[first:]) for first in range(len(words))]
 
 
@@ -131,9 +146,9 @@ class VocabularySampler:
         tuned: Sequence[int],
     ) -> None:
         self._names = {category: embed_names(encoder, templates, words) for category, words in names.items()}
-        known = {word.casefold() for words in names.values() for word in words}
+        meanings = _Meanings(names)
         # A "cell phone" is a phone, too.
-        others = [word for word in DISTRACTORS if not any(f' {name}'.endswith(f' {word}') for name in known)]
+        others = [word for word in DISTRACTORS if not meanings.of(word)]
         self._distractors = embed_names(encoder, templates, others)
         self._num_tokens = num_semantic_tokens
         self._overlapping = overlapping_categories(names)
@@ -146,23 +161,24 @@ class VocabularySampler:
     def draw(self, rng: np.random.Generator) -> SampledVocabulary:
         """Draw a vocabulary of the tuned categories; mostly some are left out and their masks are void.
 
-        Those of categories that a word of the vocabulary may mean are not: see `overlapping_categories`.
+        Those of categories that a drawn name may mean are not: see `overlapping_categories`.
         """
         count = len(self.tuned)
         kept = count if rng.random() < _WHOLE_SHARE else int(rng.integers(min(_MIN_CLASSES, count), count + 1))
         chosen = tuple(self.tuned[int(index)] for index in rng.permutation(count)[:kept])
         rows = []
+        meant: set[int] = set()
         for category in chosen:
             names = self._names[category]
             picked = rng.permutation(len(names))[: int(rng.integers(1, _MAX_NAMES + 1))]
+            meant.update(*(self._overlapping[category][int(index)] for index in picked))
             # Unseen words lie near seen ones; noise of about that distance keeps the tower from learning points.
             noise = torch.from_numpy(rng.normal(0, 1, (len(picked), names.shape[1])).astype(np.float32))
             strength = float(rng.uniform(0, 0.5)) / names.shape[1] ** 0.5
             rows.append(F.normalize(names[torch.from_numpy(picked)] + strength * noise, dim=-1))
         extra = rng.permutation(len(self._distractors))[: int(rng.integers(_MAX_DISTRACTORS + 1))]
         rows += [self._distractors[int(index) : int(index) + 1] for index in extra]
-        ambiguous = frozenset().union(*(self._overlapping[category] for category in chosen)).difference(chosen)
-        return replace(self._assemble(rows, chosen), ambiguous_ids=ambiguous)
+        return replace(self._assemble(rows, chosen), ambiguous_ids=frozenset(meant.difference(chosen)))
 
     def _assemble(self, rows: list[Tensor], chosen: tuple[int, ...]) -> SampledVocabulary:
         dim = rows[0].shape[1]

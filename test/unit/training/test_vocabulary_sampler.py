@@ -86,8 +86,11 @@ def test_what_a_longer_name_ends_with_is_no_distractor():
             return super().encode(sentences)
 
     encoder = Recorder()
-    VocabularySampler(encoder, ['{}'], 8, {1: ['Cell Phone'], 2: ['car'], 3: ['hotdog', 'cow bell']}, [1, 2, 3])
-    assert set(DISTRACTORS) - set(encoder.seen) == {'phone'}
+    # In the wide letters of Japanese keyboards.
+    truck = ''.join(chr(ord(letter) + 0xFEE0) for letter in 'truck')
+    names = {1: ['Cell Phone'], 2: ['car'], 3: ['hotdog', 'cow bell'], 4: [f'fire\u3000{truck}']}
+    VocabularySampler(encoder, ['{}'], 8, names, [1, 2, 3, 4])
+    assert set(DISTRACTORS) - set(encoder.seen) == {'phone', 'truck'}
     assert encoder.seen.count('car') == 1
     assert encoder.seen.count('dog') == encoder.seen.count('cow') == 1
 
@@ -96,7 +99,9 @@ def test_overlapping_categories_of_coco():
     path = share_dir() / 'config' / 'vocabularies' / 'coco-133.yaml'
     names = dict(enumerate(parse_names(entry['text']) for entry in read_entries(path)))
     found = {
-        frozenset((names[one][0], names[other][0])) for one in names for other in overlapping_categories(names)[one]
+        frozenset((names[one][0], names[other][0]))
+        for one in names
+        for other in frozenset().union(*overlapping_categories(names)[one])
     }
     assert found == {
         frozenset(pair)
@@ -112,22 +117,30 @@ def test_overlapping_categories_of_coco():
 def test_what_a_word_of_the_vocabulary_may_mean_is_not_void():
     names = {1: ['wall'], 2: ['Brick  Wall', 'bricks'], 3: ['stone wall'], 4: ['drywall'], 5: ['Bricks', 'blocks']}
     names |= dict(enumerate(([word] for word in ('lamp', 'cup', 'box', 'ball', 'jar', 'pen', 'key', 'hat', 'pot')), 6))
-    sampler = VocabularySampler(WordEncoder(), ['{}'], 8, names, list(names))
-    may_mean = {1: {2, 3}, 2: {1, 5}, 3: {1}, 5: {2}}
-    assert overlapping_categories(names) == {category: may_mean.get(category, set()) for category in names}
+    encoder = WordEncoder()
+    sampler = VocabularySampler(encoder, ['{}'], 8, names, list(names))
+    words = [(category, word) for category, its in names.items() for word in its]
+    directions = encoder.encode([word for _, word in words])
+    by_name = {1: [{2, 3}], 2: [{1}, {5}], 3: [{1}], 5: [{2}, set()]}
+    assert overlapping_categories(names) == {category: by_name.get(category, [set()]) for category in names}
     ids = torch.tensor(list(names))
     seen = set()
     for seed in range(60):
         vocabulary = sampler.draw(np.random.default_rng(seed))
+        # Noise moves a name by less than another one is away.
+        nearest = (vocabulary.text_embeddings[: len(vocabulary.category_ids)] @ directions.T).argmax(-1)
+        drawn = {words[int(index)] for index in nearest[vocabulary.synonym_mask[: len(vocabulary.category_ids)]]}
+        meant = set().union(*(by_name[one][names[one].index(word)] for one, word in drawn if one in by_name))
         rows = dict(zip(ids.tolist(), vocabulary.rows_of(ids, sampler.tuned, IGNORED).tolist(), strict=True))
         for category, row in rows.items():
             if category in vocabulary.category_ids:
                 assert vocabulary.category_ids[row] == category
             else:
-                is_ambiguous = bool(may_mean.get(category, set()) & set(vocabulary.category_ids))
+                is_ambiguous = category in meant
                 assert row == (IGNORED if is_ambiguous else len(vocabulary.text_embeddings))
                 seen.add((category, is_ambiguous))
-    assert {(2, True), (2, False), (4, False), (1, True)} <= seen
+    # Without "brick wall", "bricks" alone do not mean a wall.
+    assert {(2, True), (2, False), (4, False), (1, True), (1, False), (5, True), (5, False)} <= seen
 
 
 def test_distractors_are_no_names_of_rooms():
