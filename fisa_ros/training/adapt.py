@@ -20,14 +20,14 @@ from fisa_ros.datasets.site_classes import SiteClasses
 from fisa_ros.networks.load import load_network, load_text_encoder
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
 from fisa_ros.networks.text_encoder import TextEncoder
-from fisa_ros.runtime.torch_cuda import is_out_of_memory
 from fisa_ros.training.adapt_choice import ALPHAS, SHORT_ALPHAS, Choice, choose, refusal
 from fisa_ros.training.adapt_site import MaskedSite, open_for_adapting, open_rehearsal
-from fisa_ros.training.adapt_stage import AdaptOptions, interpolate, tune, tuned_state
+from fisa_ros.training.adapt_stage import MEMORY_ADVICE, AdaptOptions, interpolate, tune, tuned_state
 from fisa_ros.training.adapt_views import AdaptViews, ViewMaker
 from fisa_ros.training.adapted_model import AdaptedFiles, write_adapted_model
 from fisa_ros.training.frozen_views import Guard, vocabulary_tensors
 from fisa_ros.training.mask_scores import MaskScores
+from fisa_ros.training.memory_errors import is_out_of_host_memory, told_of_memory
 from fisa_ros.training.processes import Processes
 from fisa_ros.training.pseudo_masks import SureRule
 from fisa_ros.training.settings import RunSettings
@@ -123,7 +123,7 @@ def adapt(request: AdaptRequest, run: RunSettings) -> Adaptation:
 
     Raises:
         DataError: Images or masks are missing, broken or hold nothing new, no mask is sure enough, the folder cannot be
-            written, there is a model of that name, or the GPU is out of memory.
+            written, there is a model of that name, or the memory of the GPU or of the machine is used up.
         ImageError: An image cannot be read.
         ManifestError: There is no such model, or it is none of FISA's.
         VocabularyError: A new name breaks the rules or is in the base vocabulary.
@@ -131,15 +131,15 @@ def adapt(request: AdaptRequest, run: RunSettings) -> Adaptation:
         TrainingStoppedError: A signal ended it while it tuned; nothing is saved.
     """
     try:
-        return _adapt(request, run)
-    except (RuntimeError, DataError) as error:
-        # The loop tells of options that there are none of here.
-        cause = error.__cause__ if isinstance(error, DataError) else error
-        if not isinstance(cause, RuntimeError) or not is_out_of_memory(cause):
+        with told_of_memory(Processes().device, f'while {request.model} is adapted', MEMORY_ADVICE):
+            return _adapt(request, run)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_host_memory(error):
             raise
+        reason = str(error).partition('\n')[0]
         raise DataError(
-            f'{request.model} and its views do not fit into the memory of the GPU: close other programs that use it, '
-            f'or set CUDA_VISIBLE_DEVICES to nothing to adapt on the processor ({str(cause).splitlines()[0]})'
+            f'{request.model} and its views do not fit into the memory of this machine: take fewer --views or images, '
+            f'or a smaller model ({reason})'
         ) from error
 
 

@@ -15,6 +15,7 @@ from fisa_ros.training.fisa_stage import ON_NOTHING
 from fisa_ros.training.frozen_views import FrozenView, Guard, ViewBatch, collate_views
 from fisa_ros.training.loop import TrainingStoppedError, train
 from fisa_ros.training.mask_accuracy import IGNORED
+from fisa_ros.training.memory_errors import ALL_ELSE
 from fisa_ros.training.settings import Phase, RunSettings
 from fisa_ros.training.simo import apply_simo, simo_parameters
 from fisa_ros.training.terms import Term
@@ -22,6 +23,8 @@ from fisa_ros.training.vocabulary_sampler import VocabularySampler
 
 TUNED_SETS = ('queries', 'seve', 'void', 'projection')
 """FISA's own parts, and CLIP's projection: queries alone hardly reach words that nothing was ever trained on."""
+# Views lie in the memory of the machine: fewer of them need no less of the GPU's.
+MEMORY_ADVICE = f'{ALL_ELSE}, or set CUDA_VISIBLE_DEVICES to nothing to adapt on the processor'
 _WHOLE_SHARE = 0.6
 
 
@@ -118,7 +121,7 @@ def tune(
     try:
         train(
             network, parameters, [phase], lambda _phase, first, rank, world: drawn.batches(first), loss, folder,
-            run=run, weight_decay=0.0, saves_frozen=False,
+            run=run, weight_decay=0.0, saves_frozen=False, step_advice=MEMORY_ADVICE,
         )  # fmt: skip
     except TrainingStoppedError as stopped:
         if stopped.summary.stopped_by != 'time limit':

@@ -26,7 +26,9 @@ from fisa_ros.networks.text_encoder import TextEncoder
 from fisa_ros.training.caption_crops import CaptionedCrops, CropBatch
 from fisa_ros.training.checkpoint import load_tensors, save_tensors
 from fisa_ros.training.loop import train
-from fisa_ros.training.mask_accuracy import VALIDATION_IMAGES, images_at_once, mask_accuracy
+from fisa_ros.training.mask_accuracy import VALIDATION_IMAGES, mask_accuracy
+from fisa_ros.training.memory_errors import images_beside_steps
+from fisa_ros.training.processes import Processes
 from fisa_ros.training.settings import Phase, RunSettings, phase_seed
 from fisa_ros.training.terms import Term
 from fisa_ros.training.vocabulary_sampler import DISTRACTORS, SampledVocabulary
@@ -150,7 +152,7 @@ def train_clip(
     module = nn.ModuleDict({'tower': tower, 'head': network.head})
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     stem = visual.conv1.stem
-    validation_batch = images_at_once(phases, run)
+    validation_batch = images_beside_steps(phases, run, Processes().world_size)
 
     def loss(batch: CropBatch, step: int) -> dict[str, Term]:
         # A frozen stem keeps the statistics of its norms too, as the generator's training left them.

@@ -23,9 +23,9 @@ from fisa_ros.training.fiser import (
     reconstruction_loss,
 )
 from fisa_ros.training.loop import train
-from fisa_ros.training.mask_accuracy import IGNORED, VALIDATION_IMAGES, images_at_once, mask_accuracy, pad_masks
+from fisa_ros.training.mask_accuracy import IGNORED, VALIDATION_IMAGES, mask_accuracy, pad_masks
 from fisa_ros.training.mask_cache import open_mask_cache
-from fisa_ros.training.memory_errors import told_of_memory
+from fisa_ros.training.memory_errors import images_beside_steps, images_of_step, memory_advice, told_of_memory
 from fisa_ros.training.processes import Processes
 from fisa_ros.training.settings import Phase, RunSettings, phase_seed
 from fisa_ros.training.simo import DEFAULT_SIMO_SETS, apply_simo
@@ -176,11 +176,14 @@ def train_fisa(
         parameters += list(hidden_words.parameters())
     network.to(memory_format=torch.channels_last)
     size = phases[0].size
-    kept_masks, validation_batch = None, images_at_once(phases, run)
+    processes, kept_masks = Processes(), None
+    given = phases, run, processes.world_size
+    batch_size, step_advice = images_beside_steps(*given), memory_advice(*given, images_of_step)
+    if run.mask_cache is None and options.predicted_share:
+        step_advice = f'keep the masks with --cache-masks, {step_advice}'
     if run.mask_cache is not None:
-        device = Processes().device
-        with told_of_memory(device, run, 'while masks are made'):
-            network.generator.to(device)
+        with told_of_memory(processes.device, 'while masks are made', memory_advice(*given, images_beside_steps)):
+            network.generator.to(processes.device)
             kept_masks = open_mask_cache(
                 run.mask_cache,
                 network.generator,
@@ -190,6 +193,7 @@ def train_fisa(
                 options.kept_masks,
                 run.precision,
                 run.loaders or 1,
+                batch_size,
             )
 
     def loss(batch: Batch, step: int) -> dict[str, Term]:
@@ -246,9 +250,10 @@ def train_fisa(
         loss,
         folder,
         validate=lambda: mask_accuracy(
-            network, sampler.full(), validation, size, resize, novel, VALIDATION_IMAGES, validation_batch
+            network, sampler.full(), validation, size, resize, novel, VALIDATION_IMAGES, batch_size
         ),
         run=run,
         ema=options.ema or None,
         saves_frozen=False,
+        step_advice=step_advice,
     )

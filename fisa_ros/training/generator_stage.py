@@ -11,8 +11,10 @@ from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.networks.tiny_generator import TinyMaskGenerator
 from fisa_ros.training.batches import Batch, training_batches, validation_batches
 from fisa_ros.training.loop import train
-from fisa_ros.training.mask_accuracy import VALIDATION_IMAGES, images_at_once
+from fisa_ros.training.mask_accuracy import VALIDATION_IMAGES
 from fisa_ros.training.mask_loss import mask_loss
+from fisa_ros.training.memory_errors import images_beside_steps
+from fisa_ros.training.processes import Processes
 from fisa_ros.training.settings import Phase, RunSettings, phase_seed
 from fisa_ros.training.terms import Term
 
@@ -67,7 +69,7 @@ def train_generator(
     resize: Resize,
 ) -> None:
     """Train `generator` in place through `phases`."""
-    validation_batch = images_at_once(phases, run)
+    validation_batch = images_beside_steps(phases, run, Processes().world_size)
     generator.requires_grad_(True).train(not options.frozen_norms).to(memory_format=torch.channels_last)
 
     def loss(batch: Batch, _: int) -> dict[str, Term]:

@@ -1,7 +1,6 @@
 """The training loop that every stage shares: optimiser, schedule, processes, progress, checkpoints."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 import dataclasses
 import json
 import logging
@@ -16,8 +15,16 @@ from torch import Tensor, nn
 
 from fisa_ros.core.errors import DataError
 from fisa_ros.core.stop_signals import noted_signals
+from fisa_ros.runtime.torch_cuda import is_out_of_memory
 from fisa_ros.training.checkpoint import differences, fingerprint, load_tensors, save_tensors
-from fisa_ros.training.memory_errors import told_of_memory
+from fisa_ros.training.memory_errors import (
+    ALL_ELSE,
+    images_beside_steps,
+    images_of_step,
+    is_out_of_host_memory,
+    memory_advice,
+    told_of_memory,
+)
 from fisa_ros.training.processes import Processes
 from fisa_ros.training.progress import Summary, TrainingLog
 from fisa_ros.training.settings import Phase, RunSettings, learning_rate
@@ -56,6 +63,7 @@ def train[B](
     validate_every: int = 1000,
     ema: float | None = None,
     saves_frozen: bool = True,
+    step_advice: str | None = None,
 ) -> Summary:
     """Train `parameters` through all phases, resuming from `folder` where an earlier run stopped.
 
@@ -80,17 +88,16 @@ def train[B](
             at the end; `None` for none.
         saves_frozen: Whether checkpoints hold the parameters too that are not trained; else `recipe` of `run` must tell
             those of two runs apart.
+        step_advice: What to do where a step uses up the memory, by default `memory_advice`.
 
     Raises:
         DataError: The checkpoint is corrupt or of another recipe, a batch cannot be split or is too large for the GPU,
             or a loss or gradient is not finite; the last good checkpoint stays, and the batch is saved.
         TrainingStoppedError: SIGINT, SIGTERM or the time limit ended it early.
     """
-    device = Processes().device
-    with told_of_memory(device, run, 'before the first step'):
+    with told_of_memory(Processes().device, 'before the first step', ALL_ELSE):
         training = _Training(module, parameters, phases, folder, run, weight_decay, ema, saves_frozen)
-    with told_of_memory(device, run, 'at the end'):
-        return training.run(batches, step_loss, validate, validate_every)
+    return training.run(batches, step_loss, validate, validate_every, step_advice)
 
 
 def load_trained(folder: Path, *, allow_unfinished: bool = False) -> dict[str, Tensor]:
@@ -187,8 +194,12 @@ class _Training:
         step_loss: Callable[[Any, int], dict[str, Term]],
         validate: Callable[[], dict[str, float]] | None,
         validate_every: int,
+        step_advice: str | None,
     ) -> Summary:
         """Do the remaining steps; arguments and errors are those of `train`."""
+        given = self.phases, self.settings, self.processes.world_size
+        step_advice = step_advice or memory_advice(*given, images_of_step)
+        validation_advice = memory_advice(*given, images_beside_steps)
         costs = [phase.size**2 * phase.batch_size for phase in self.phases for _ in range(phase.steps)]
         reason = None
         with noted_signals() as received, TrainingLog(self.folder, self.step, costs, self.processes.is_main) as log:
@@ -196,7 +207,7 @@ class _Training:
                 rate = learning_rate(step, phase)
                 for group in self.optimizer.param_groups:
                     group['lr'] = rate
-                with self._told_of_memory('at'):
+                with told_of_memory(self.device, f'at step {self.step}', step_advice):
                     *stops, is_save_due = self._train_step(sources, step_loss, received)
                 reason = next((name for name, asked in zip(_STOP_REASONS, stops, strict=True) if asked), None)
                 is_last = step == phase.steps - 1
@@ -205,15 +216,18 @@ class _Training:
                 if self.step % _LOG_STEPS == 0:
                     log.add_losses(self.step, self._times()['cpu_seconds'], self.losses, rate)
                 if validate is not None and (self.step % validate_every == 0 or is_last):
-                    with log.pause(), self._told_of_memory('in the validation after'), self.average.applied():
+                    doing = f'in the validation after step {self.step}'
+                    with log.pause(), told_of_memory(self.device, doing, validation_advice), self.average.applied():
                         self.scores = validate() if self.processes.is_main else {}
                     log.add_scores(self.step, self._times()['cpu_seconds'], self.scores)
                 if is_last or is_save_due or reason:
-                    with log.pause(), self._told_of_memory('while saving after'):
+                    doing = f'while saving after step {self.step}'
+                    with log.pause(), told_of_memory(self.device, doing, ALL_ELSE):
                         self._save()
                 if reason and self.step < self.steps:
                     break
-        return self._finish(reason if self.step < self.steps else None)
+        with told_of_memory(self.device, 'at the end', ALL_ELSE):
+            return self._finish(reason if self.step < self.steps else None)
 
     def _remaining(
         self, batches: Callable[[Phase, int, int, int], Iterator[Any]]
@@ -289,9 +303,6 @@ class _Training:
                     f'got {phase.batch_size}'
                 )
 
-    def _told_of_memory(self, when: str) -> AbstractContextManager[None]:
-        return told_of_memory(self.device, self.settings, f'{when} step {self.step}')
-
     def _times(self) -> dict[str, float]:
         """Add up what all runs took; every process has to call it."""
         wall = time.monotonic() - self.started
@@ -338,6 +349,8 @@ class _Training:
             average: dict[str, Tensor] = saved['average']
             self.processes.restore_random_state(saved['random'])
         except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+            if isinstance(error, RuntimeError) and (is_out_of_memory(error) or is_out_of_host_memory(error)):
+                raise
             raise DataError(f'{self.checkpoint} does not fit: {error}') from error
         _LOG.info('resuming at step %d of %d', self.step, self.steps)
         return average

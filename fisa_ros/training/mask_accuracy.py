@@ -1,6 +1,6 @@
 """How often the class of a ground-truth mask is the right one, among all classes."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -10,13 +10,10 @@ from fisa_ros.datasets.coco_panoptic import PanopticDataset
 from fisa_ros.networks.segmentation_network import SegmentationNetwork
 from fisa_ros.runtime.backend import SURE_LOGIT
 from fisa_ros.training.batches import Batch, validation_batches
-from fisa_ros.training.processes import Processes
-from fisa_ros.training.settings import Phase, RunSettings
 from fisa_ros.training.vocabulary_sampler import SampledVocabulary
 
 IGNORED = -100
 VALIDATION_IMAGES = 160
-_VALIDATION_BATCH = 8
 
 
 def pad_masks(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -31,12 +28,6 @@ def pad_masks(batch: Batch) -> tuple[Tensor, Tensor]:
     return stacked, labels
 
 
-def images_at_once(phases: Sequence[Phase], run: RunSettings) -> int:
-    """Return how many images a validation takes at once: so many that what lets steps fit the memory lets it too."""
-    parts = run.accumulate * Processes().world_size
-    return max(1, min(_VALIDATION_BATCH, *(phase.batch_size // parts for phase in phases)))
-
-
 def mask_accuracy(
     network: SegmentationNetwork,
     vocabulary: SampledVocabulary,
@@ -45,7 +36,7 @@ def mask_accuracy(
     resize: Resize,
     novel: Collection[int] = (),
     limit: int | None = None,
-    batch_size: int = _VALIDATION_BATCH,
+    batch_size: int = 8,
 ) -> dict[str, float]:
     """Return the share of ground-truth masks whose best class is right, over all, base and novel categories.
 

@@ -37,7 +37,6 @@ from fisa_ros.training.square_images import square_image
 
 _FORMAT = 3
 _SHARD_IMAGES = 256
-_BATCH = 8
 _COMPRESSION = 6
 _KEY_NAME = 'key'
 _LOG = logging.getLogger('fisa_ros.training')
@@ -120,6 +119,7 @@ def open_mask_cache(
     kept: int,
     precision: Precision,
     loaders: int = 1,
+    batch_size: int = 8,
 ) -> MaskCache:
     """Open the masks of a generator and a data set, and make those that are missing first.
 
@@ -135,6 +135,7 @@ def open_mask_cache(
         kept: Masks kept of each image, at most as many as the generator makes.
         precision: Of the generator.
         loaders: Threads that read images and compress masks.
+        batch_size: Images that the generator takes at once.
 
     Raises:
         DataError: An image cannot be read, its masks are not a number, the disk is too small, files cannot be written,
@@ -142,7 +143,7 @@ def open_mask_cache(
     """
     processes = Processes()
     maker = _Maker(generator, dataset, size, resize, processes.device, processes.autocast_type(precision), loaders)
-    first_images = range(min(_BATCH, len(dataset)))
+    first_images = range(min(batch_size, len(dataset)))
     first_masks = maker.masks(first_images, kept)
     image_ids = dataset.image_ids
     key = CacheKey(
@@ -168,8 +169,8 @@ def open_mask_cache(
         for number in tqdm(share, 'masks', unit=' files', disable=not processes.is_main):
             first = number * key.shard_images
             content: dict[str, NDArray[np.uint8]] = {}
-            for start in range(first, min(first + key.shard_images, len(dataset)), _BATCH):
-                indices = range(start, min(start + _BATCH, first + key.shard_images, len(dataset)))
+            for start in range(first, min(first + key.shard_images, len(dataset)), batch_size):
+                indices = range(start, min(start + batch_size, first + key.shard_images, len(dataset)))
                 content |= maker.encode(indices, maker.masks(indices, kept))
             written = functools.partial(_write, save(content, {_KEY_NAME: key.digest}))
             write_atomically(_shard_path(own, number), written)

@@ -26,7 +26,7 @@ from fisa_ros.training.clip_stage import ClipOptions, train_clip
 from fisa_ros.training.fisa_stage import FisaOptions, train_fisa
 from fisa_ros.training.generator_stage import GeneratorOptions, train_generator
 from fisa_ros.training.loop import CHECKPOINT_NAME, load_trained, recipe_entry
-from fisa_ros.training.memory_errors import told_of_memory
+from fisa_ros.training.memory_errors import ALL_ELSE, told_of_memory
 from fisa_ros.training.processes import Processes
 from fisa_ros.training.recipe import Recipe, parse_options
 from fisa_ros.training.settings import RunSettings
@@ -53,7 +53,7 @@ def run_stage(recipe: Recipe, data: Path, out: Path, run: RunSettings, earlier: 
         WeightsError: The initial model has no weights here, or they are damaged.
     """
     # What happens in the training itself is told of more closely.
-    with told_of_memory(Processes().device, run, 'before or after the training'):
+    with told_of_memory(Processes().device, 'before or after the training', ALL_ELSE):
         _run(recipe, data, out, run, earlier)
 
 

@@ -1,4 +1,3 @@
-from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
@@ -12,7 +11,6 @@ from fisa_ros.datasets.coco_panoptic import ImageRecord, PanopticDataset, Segmen
 from fisa_ros.training import adapt
 from fisa_ros.training.adapt import AdaptRequest
 from fisa_ros.training.adapt_site import hold_out, open_for_adapting
-from fisa_ros.training.memory_errors import told_of_memory
 from fisa_ros.training.settings import RunSettings
 
 
@@ -54,18 +52,20 @@ def test_a_bad_name_in_a_file_names_the_file(tmp_path):
         open_for_adapting(tmp_path, None, (), base)
 
 
-@pytest.mark.parametrize('is_told', [False, True])
-def test_too_little_memory_of_the_gpu_names_what_can_be_done(tmp_path, monkeypatch, is_told):
-    """While views are made, or in the loop, which has its own words for it."""
+def full_gpu(*_):
+    raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB.')
 
-    def fail(request, run):
-        with told_of_memory(torch.device('cuda'), run, 'at step 3') if is_told else nullcontext():
-            raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB.')
 
+@pytest.mark.parametrize(
+    ('fail', 'text'),
+    [
+        (full_gpu, 'while fisa-l is adapted: .* smaller model, .* CUDA_VISIBLE_DEVICES .*Tried to allocate'),
+        (lambda *_: torch.empty(1 << 55), 'fisa-l and its views do not fit .* this machine: take fewer --views'),
+        (lambda *_: np.empty(1 << 55), 'fisa-l and its views do not fit .* this machine: take fewer --views'),
+    ],
+)
+def test_too_little_memory_names_what_can_be_done(tmp_path, monkeypatch, fail, text):
     monkeypatch.setattr(adapt, '_adapt', fail)
     request = AdaptRequest('fisa-l', tmp_path, VocabularyRequest.parse('floor; wall'), tmp_path, 'site')
-    with pytest.raises(
-        DataError, match=r'fisa-l and its views do not fit .* CUDA_VISIBLE_DEVICES .*Tried to allocate'
-    ) as raised:
+    with pytest.raises(DataError, match=text):
         adapt.adapt(request, RunSettings())
-    assert '--accumulate' not in str(raised.value)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from fisa_ros.core.errors import DataError
 from fisa_ros.core.vocabulary import VocabularyRegistry, VocabularyRequest
 from fisa_ros.datasets.site_classes import NEW_CROWD, UNKNOWN
 from fisa_ros.networks.build import build_network
@@ -310,6 +311,18 @@ def test_tuning_learns_the_new_class_and_touches_nothing_else(network, guard, vi
     assert torch.allclose(half, (start[name] + end[name]) / 2, atol=1e-3)
     assert torch.equal(half, half.half().float())
     network.load_state_dict(before)
+
+
+def test_too_little_memory_to_tune_names_what_an_adaptation_can_do(network, guard, views, tmp_path, monkeypatch):
+    def overfull(*_):
+        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')
+
+    monkeypatch.setattr(network.trainable_tower, 'embed_inputs', overfull)
+    names = {1: ['floor'], 2: ['chair'], 3: ['ball']}
+    sampler = VocabularySampler(Letters(), TEMPLATES, 32, names, list(names))
+    with pytest.raises(DataError, match=r'at step 0: close .* smaller model, .* CUDA_VISIBLE_DEVICES') as raised:
+        tune(network, views, [], sampler, guard, AdaptOptions(steps=3), tmp_path, 1, RunSettings())
+    assert '--accumulate' not in str(raised.value)
 
 
 def test_the_same_seed_gives_the_same_weights(network, guard, views, tmp_path):

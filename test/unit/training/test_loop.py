@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fisa_ros.core.errors import DataError
 from fisa_ros.training import loop, progress
 from fisa_ros.training.loop import TrainingStoppedError, load_trained, train
+from fisa_ros.training.progress import Summary
 from fisa_ros.training.settings import Phase, RunSettings, learning_rate
 from fisa_ros.training.terms import Term
 
@@ -343,25 +344,42 @@ class Overfull(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ('at', 'when'),
+    ('at', 'when', 'batch_size', 'accumulate', 'advice'),
     [
-        ('start', 'before the first step'),
-        ('step', 'at step 0'),
-        ('validation', 'in the validation after step 2'),
-        ('checkpoint', 'while saving after step 2'),
+        ('start', 'before the first step', 8, 2, ''),
+        ('checkpoint', 'while saving after step 2', 8, 2, ''),
+        ('end', 'at the end', 8, 2, ''),
+        ('step', 'at step 0', 8, 2, 'take --accumulate 4, which leaves the result as it is, lower batch_size'),
+        # Of 15 images, no two equal parts can be made.
+        ('step', 'at step 0', 15, 1, 'take --accumulate 3, which'),
+        ('step', 'at step 0', 8, 8, ''),
+        ('validation', 'in the validation after step 2', 8, 2, 'take --accumulate 4, which'),
+        # It takes 8 images at once, or fewer.
+        ('validation', 'in the validation after step 2', 64, 1, 'take --accumulate 16, which'),
     ],
 )
-def test_too_little_memory_says_what_to_do(tmp_path, at, when):
+def test_too_little_memory_says_what_helps(tmp_path, monkeypatch, at, when, batch_size, accumulate, advice):
     module = Overfull(at)
-    text = (
-        f'out of memory on cpu {when} with --accumulate 2: take 4, .* lower batch_size in the recipe, keep the masks '
-        r'with --cache-masks .* allocate 2 GiB\)$'
-    )
-    with pytest.raises(DataError, match=text):
+    monkeypatch.setattr(Summary, 'write', lambda *_: module._check('end'))
+    with pytest.raises(DataError, match=f'^out of memory on cpu {when}: {advice}.*allocate 2 GiB\\)$') as raised:
         fit(
-            module, tmp_path, phases=[Phase(8, 2, 2, 0.1)], run=RunSettings(threads=1, accumulate=2),
+            module, tmp_path, phases=[Phase(8, batch_size, 2, 0.1)], run=RunSettings(1, accumulate=accumulate),
             validate=module.validate,
         )  # fmt: skip
+    assert bool(advice) == ('recipe' in str(raised.value)) == ('--accumulate' in str(raised.value))
+    assert 'close other programs' in str(raised.value)
+    assert '--cache-masks' not in str(raised.value)
+
+
+def test_too_little_memory_to_resume_is_no_bad_checkpoint(tmp_path, monkeypatch):
+    fit(fresh(), tmp_path)
+
+    def overfull(*_):
+        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')
+
+    monkeypatch.setattr(torch.optim.AdamW, 'load_state_dict', overfull)
+    with pytest.raises(DataError, match=r'^out of memory on cpu before the first step: close .*2 GiB\)$'):
+        fit(fresh(), tmp_path)
 
 
 def test_other_errors_are_not_taken_for_too_little_memory(tmp_path):

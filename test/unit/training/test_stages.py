@@ -71,7 +71,7 @@ def test_too_little_memory_beside_the_training_says_what_to_do(toy_data, tmp_pat
         raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')
 
     monkeypatch.setattr(stages, 'build_generator', overfull)
-    with pytest.raises(DataError, match=r'out of memory on .* before or after the training with --acc.* 1: take 2'):
+    with pytest.raises(DataError, match=r'out of memory on .* before or after the training: close other'):
         run('generator', toy_data, tmp_path)
 
 
