@@ -29,10 +29,21 @@ class Placement:
     input_hw: tuple[int, int]
     pad_rgb: tuple[int, int, int] = BLACK_RGB
 
+    @classmethod
+    def shown_of(cls, shown_hw: tuple[float, float], input_hw: tuple[int, int]) -> 'Placement':
+        """Return that of an image at the size it has in an input of which it takes such a share, see `shown_hw`."""
+        content_hw = round(shown_hw[0] * input_hw[0]), round(shown_hw[1] * input_hw[1])
+        return cls(content_hw, content_hw, input_hw)
+
     @property
     def is_whole(self) -> bool:
         """Whether there is no padding."""
         return self.content_hw == self.input_hw
+
+    @property
+    def shown_hw(self) -> tuple[float, float]:
+        """Share of the rows and of the columns of the input that hold the image."""
+        return self.content_hw[0] / self.input_hw[0], self.content_hw[1] / self.input_hw[1]
 
     @property
     def transposed(self) -> 'Placement':
@@ -75,7 +86,8 @@ class Resize:
     `training/lightning_module.py` of tue-mps/eomt; `EomtImageProcessor` of transformers, of which the published
     `preprocessor_config.json` have `do_pad` and equal edges). Mask2Former pads with 0 after that, which is the mean
     colour (`ImageList.from_tensors` in `mask2former/maskformer_model.py` of facebookresearch/Mask2Former). Sides are
-    rounded as tue-mps/eomt does it; transformers truncates, which is a pixel less for some sizes.
+    rounded as tue-mps/eomt does it; transformers truncates, which is a pixel less for some sizes. Both projects cut the
+    padding off before masks compete; here no mask holds anything of it.
 
     Attributes:
         kind: `stretch` fills the input whatever the proportions are, `pad` keeps them.

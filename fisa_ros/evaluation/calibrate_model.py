@@ -193,8 +193,9 @@ class ModelCalibration:
         self, masks: _EncodedMasks, state: VocabularyState, thresholds: Thresholds, size_hw: tuple[int, int]
     ) -> PanopticResult:
         proposed = ProposedMasks(masks.mask_logits.astype(np.float32), masks.objectness)
-        raw = self._stages.merge_masks(proposed, masks.embeddings, state, thresholds)
-        return list_segments(raw, state.vocabulary, self._placement(size_hw))
+        placement = self._placement(size_hw)
+        raw = self._stages.merge_masks(proposed, masks.embeddings, state, thresholds.placed(placement.shown_hw))
+        return list_segments(raw, state.vocabulary, placement)
 
     def _encode(self, image: NDArray[np.uint8], truth: ImageTruth) -> None:
         placement = self._placement(truth.size_hw)

@@ -105,6 +105,7 @@ class Predictor:
         if self._stages is None:
             return [Prediction(self._segment(image, state), None, np.zeros(0, np.int64)) for state in states]
         placement = self._segmenter.placement(truth.size_hw)
+        thresholds = self._thresholds.placed(placement.shown_hw)
         scaled = place_image(image, placement)
         masks, categories = truth.masks(placement)
         if not self._is_staged:
@@ -123,9 +124,7 @@ class Predictor:
                 raw, scored = self._merge_by_truth(self._stages, proposed, masks, categories, state, placement)
             else:
                 has_masks = len(proposed.mask_logits) > 0
-                raw = (
-                    self._stages.merge_masks(proposed, embeddings, state, self._thresholds) if has_masks else _nothing()
-                )
+                raw = self._stages.merge_masks(proposed, embeddings, state, thresholds) if has_masks else _nothing()
                 probabilities = self._stages.class_probabilities(embeddings, state)
                 trust = self._thresholds.objectness_trust
                 scores = class_scores(probabilities, proposed.objectness, trust)
@@ -163,7 +162,9 @@ class Predictor:
         probabilities = np.eye(len(state.vocabulary.classes) + 1, dtype=np.float32)[rows[index]]
         scores = class_scores(probabilities, proposed.objectness, self._thresholds.objectness_trust)
         class_index, score = scores.argmax(axis=1), scores.max(axis=1)
-        raw = stages.merge_classified(proposed.mask_logits, class_index, score, state, self._thresholds)
+        raw = stages.merge_classified(
+            proposed.mask_logits, class_index, score, state, self._thresholds.placed(placement.shown_hw)
+        )
         return raw, ScoredMasks(proposed.mask_logits, scores, placement)
 
 

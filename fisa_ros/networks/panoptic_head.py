@@ -10,6 +10,8 @@ from fisa_ros.networks.mask_coverage import HIDDEN
 
 # Far above any mask logit that a network can mean.
 _MAX_LOGIT = 1e4
+# Part of a cell: more than float32 is off by, less than a pixel of the input; true to 1024 cells and 2048 pixels.
+_CELL_ROUNDING = 2.0**-12
 
 
 class PanopticOutput(NamedTuple):
@@ -27,12 +29,19 @@ class PanopticOutput(NamedTuple):
 
 
 class ThresholdTensors(NamedTuple):
-    """Scalar float32 tensors with the meaning of `core.thresholds.Thresholds`."""
+    """Scalar float32 tensors with the meaning of `core.thresholds.PlacedThresholds`."""
 
     score: Tensor
     mask: Tensor
     overlap: Tensor
     objectness_trust: Tensor
+    shown_rows: Tensor
+    shown_columns: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor) -> 'ThresholdTensors':
+        """Take apart the `(6,)` of `Thresholds.array`."""
+        return cls(*(values[index] for index in range(6)))
 
 
 class PanopticHead(nn.Module):
@@ -130,7 +139,8 @@ def merge(
     """Merge masks into one map (Cheng et al., MaskFormer, 2021) with thresholds on the raw mask probability.
 
     Masks compete by score x probability for the pixels that they hold. One that keeps too little of its own area is
-    refused, and its pixels go to the best of the rest. Accepted masks of one stuff class become one segment.
+    refused, and its pixels go to the best of the rest. Accepted masks of one stuff class become one segment. Only cells
+    that show anything of the image count, those of `Placement.shown`.
 
     Args:
         probability: `(N, hm, wm)` mask probabilities.
@@ -140,7 +150,7 @@ def merge(
         thresholds: What a segment must reach.
     """
     claim = torch.where((score >= thresholds.score)[:, None, None], probability * score[:, None, None], 0.0)
-    claim = torch.where(probability > thresholds.mask, claim, 0.0)
+    claim = torch.where(probability > _limits(probability, thresholds), claim, 0.0)
     own = _area(claim > 0)
     won = _area(_won(claim))
     accepted = (won > 0) & (won >= thresholds.overlap * own)
@@ -155,6 +165,15 @@ def merge(
     fused_score = (weight * score).sum(1) / weight.sum(1)
     query_map = (final * (front + 1).to(torch.int32)[:, None, None]).amax(0)
     return PanopticOutput(query_map, class_index, fused_score)
+
+
+def _limits(probability: Tensor, thresholds: ThresholdTensors) -> Tensor:
+    """Return `(hm, wm)` float32: what probabilities must exceed, which none does where nothing of the image is."""
+    rows, columns = (
+        torch.arange(size, dtype=torch.float32, device=probability.device) < share * size - _CELL_ROUNDING
+        for size, share in zip(probability.shape[1:], (thresholds.shown_rows, thresholds.shown_columns), strict=True)
+    )
+    return torch.where(rows[:, None] & columns, thresholds.mask, 2.0)
 
 
 def _area(masks: Tensor) -> Tensor:

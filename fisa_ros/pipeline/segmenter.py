@@ -125,7 +125,8 @@ class Segmenter:
         """
         check_image(image)
         placement = self.placement((image.shape[0], image.shape[1]))
-        raw = self.backend.segment(place_image(image, placement), state, thresholds or self.default_thresholds)
+        placed = (thresholds or self.default_thresholds).placed(placement.shown_hw)
+        raw = self.backend.segment(place_image(image, placement), state, placed)
         return list_segments(raw, state.vocabulary, placement)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from fisa_ros.runtime.backend import RawSegmentation
 def list_segments(raw: RawSegmentation, vocabulary: Vocabulary, placement: Placement) -> PanopticResult:
     """Scale a segmentation to an image by nearest neighbour and list its segments.
 
-    The largest segment has id 1. Segments that lose their last pixel by scaling, or lie in the padding, are left out.
+    The largest segment has id 1. Segments that lose their last pixel by scaling are left out, as is the padding.
 
     Args:
         raw: The segmentation at the resolution of the merge.

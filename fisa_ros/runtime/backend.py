@@ -86,7 +86,7 @@ class Backend(Protocol):
         Args:
             image: `(h, w, 3)` uint8 rgb, of size `image_size_hw`.
             state: The vocabulary.
-            thresholds: What a segment must reach.
+            thresholds: What a segment must reach; where the image has padding, `Thresholds.placed`.
         """
         ...
 

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from fisa_ros.core.errors import BackendUnavailableError, GraphsError
 from fisa_ros.core.manifest import ModelManifest
+from fisa_ros.core.placement import Placement
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.core.vocabulary_state import VocabularyState
 from fisa_ros.runtime import crop_files, graph_files
 from fisa_ros.runtime.backend import RawSegmentation
-from fisa_ros.runtime.mask_crops import mask_crops, padded_placement
+from fisa_ros.runtime.mask_crops import mask_crops
 from fisa_ros.runtime.onnxruntime_backend import open_session, session_options
 from fisa_ros.runtime.text_graph import TextGraph
 
@@ -66,7 +67,6 @@ class CropPipeline:
         crops = crop_files.crops_folder(folder) if crops is None else crops
         crops_description = crop_files.open_crop_graphs(crops, manifest)
         self.image_size_hw = description.image_size_hw
-        self._resize = manifest.resize
         self.embedding_dim = description.embedding_dim
         self.num_semantic_tokens = description.num_semantic_tokens
         self.crop_size_hw = crops_description.crop_size_hw
@@ -87,7 +87,7 @@ class CropPipeline:
             size_hw=self.crop_size_hw,
             mask_threshold=thresholds.mask,
             context=CONTEXT,
-            placement=padded_placement(image, self._resize),
+            placement=Placement.shown_of(thresholds.shown_hw, self.image_size_hw),
         )
         inputs = {
             'mask_logits': mask_logits,

@@ -44,7 +44,7 @@ def head_inputs(description: GraphsDescription) -> tuple[InputProfile, ...]:
         InputProfile('text_embeddings', 'float32', *words),
         InputProfile('synonym_mask', 'bool', *sizes),
         InputProfile('is_thing', 'bool', *singles),
-        InputProfile.fixed('thresholds', 'float32', (4,)),
+        InputProfile.fixed('thresholds', 'float32', (6,)),
     )
 
 

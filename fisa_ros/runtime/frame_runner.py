@@ -79,7 +79,7 @@ class FrameRunner:
         with queue.active():
             self._on_device = {
                 'image': torch.zeros(*image_size_hw, 3, dtype=torch.uint8, device=device),
-                'thresholds': torch.zeros(4, device=device),
+                'thresholds': torch.zeros(6, device=device),
                 'semantic_tokens': torch.zeros(NUM_SEMANTIC_TOKENS, head.void_embedding.shape[0], device=device),
                 'token_mask': torch.zeros(NUM_SEMANTIC_TOKENS, dtype=torch.bool, device=device),
             }

@@ -103,7 +103,7 @@ def _export_network(network: SegmentationNetwork, manifest: ModelManifest, folde
     words = torch.nn.functional.normalize(torch.ones(classes, synonyms, dim), dim=-1)
     there = torch.ones(classes, synonyms, dtype=torch.bool)
     things = torch.ones(classes, dtype=torch.bool)
-    thresholds = torch.tensor([0.25, 0.5, 0.5, 0.5])
+    thresholds = torch.tensor([0.25, 0.5, 0.5, 0.5, 1.0, 0.75])
     class_dim, synonym_dim = Dim('classes', min=1, max=_MAX_CLASSES), Dim('synonyms', min=1, max=MAX_NAMES)
     pairs, singles = {0: class_dim, 1: synonym_dim}, {0: class_dim}
     export_graph(HeadGraph(network.head).eval(),
@@ -200,7 +200,10 @@ def write_reference(
     frames: Sequence[NDArray[np.uint8]],
     state: VocabularyState,
 ) -> None:
-    """Write inputs and float32 outputs of both graphs as PyTorch computes them, for later comparison."""
+    """Write inputs and float32 outputs of both graphs as PyTorch computes them, for later comparison.
+
+    Padding, if frames have any, is merged as part of the image, so that it is compared as well.
+    """
     encoder, head = EncoderGraph(network).eval(), HeadGraph(network.head).eval()
     tokens = torch.from_numpy(state.semantic_tokens), torch.from_numpy(state.token_mask)
     words = [torch.from_numpy(entry) for entry in (state.text_embeddings, state.synonym_mask, state.is_thing)]

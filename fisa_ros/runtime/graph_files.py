@@ -16,7 +16,7 @@ from fisa_ros.core.weights_sum import sha256_of
 from fisa_ros.runtime.verified_files import NOTES_FILE, find_damaged
 
 # Raised whenever the same model would be exported to other graphs.
-GRAPH_FORMAT = 1
+GRAPH_FORMAT = 2
 ENCODER_FILE = 'encoder.onnx'
 # The same in half precision inside, and with more of it left in float32.
 FP16_ENCODER_FILE = 'encoder_fp16.onnx'

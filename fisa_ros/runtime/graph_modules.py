@@ -48,9 +48,9 @@ class HeadGraph(nn.Module):
         is_thing: Tensor,
         thresholds: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Segment; `thresholds` are `(4,)` score, mask, overlap, objectness_trust. See `PanopticHead.forward`."""
+        """Segment; `thresholds` are the `(6,)` of `Thresholds.array`. See `PanopticHead.forward`."""
         output = self.head(
             mask_logits, mask_embeddings, objectness, text_embeddings, synonym_mask, is_thing,
-            ThresholdTensors(thresholds[0], thresholds[1], thresholds[2], thresholds[3]),
+            ThresholdTensors.of(thresholds),
         )  # fmt: skip
         return output.query_map, output.class_index, output.score

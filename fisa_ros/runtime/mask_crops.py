@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fisa_ros.core.errors import ImageError
-from fisa_ros.core.placement import Placement, Resize
+from fisa_ros.core.placement import Placement
 
 Box = tuple[int, int, int, int]
 
@@ -58,17 +58,6 @@ def mask_crops(
     if row < len(crops):
         _stretch(image, (0, 0, placement.content_hw[1], placement.content_hw[0]), crops[row])
     return crops, crop_of_mask
-
-
-def padded_placement(image: NDArray[np.uint8], resize: Resize) -> Placement:
-    """Return where an image is that was resized so; the last rows and columns of the padding's colour are padding."""
-    size_hw = image.shape[0], image.shape[1]
-    if resize.kind == 'stretch':
-        return resize.place(size_hw, size_hw)
-    is_padding = (image == np.array(resize.pad_rgb, np.uint8)).all(axis=2)
-    box = mask_box(~is_padding)
-    content_hw = size_hw if box is None else (box[3], box[2])
-    return Placement(content_hw, content_hw, size_hw, resize.pad_rgb)
 
 
 def threshold_logit(probability: float) -> float:

@@ -231,7 +231,7 @@ class TensorRtBackend:
         words = (np.zeros((1, 1, self.embedding_dim), np.float32), np.ones((1, 1), np.bool_), np.ones(1, np.bool_))
         self._upload_words(dict(zip((*_TOKENS, *_WORDS), (tokens, no_token, *words), strict=True)))
         # The first run of a context takes memory, which no graph may do.
-        self._run(np.zeros((*self.image_size_hw, 3), np.uint8), np.full(4, 0.5, np.float32))
+        self._run(np.zeros((*self.image_size_hw, 3), np.uint8), Thresholds(0.5, 0.5, 0.5).array())
         stream.wait()
         try:
             return stream.capture(lambda: self._encoder.run(stream.handle))

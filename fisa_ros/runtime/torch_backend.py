@@ -200,8 +200,7 @@ class TorchBackend:
             torch.set_num_threads(self._threads)
 
     def _thresholds(self, thresholds: Thresholds) -> ThresholdTensors:
-        values = (thresholds.score, thresholds.mask, thresholds.overlap, thresholds.objectness_trust)
-        return ThresholdTensors(*(torch.tensor(value, dtype=torch.float32, device=self.device) for value in values))
+        return ThresholdTensors.of(*self._tensors(thresholds.array()))
 
     def _tensors(self, *arrays: NDArray[np.generic]) -> list[Tensor]:
         return [torch.from_numpy(array).to(self.device) for array in arrays]

@@ -60,6 +60,13 @@ def test_a_pixel_takes_the_cell_in_which_its_centre_lies(height, width, cells):
         assert nearest.max() < placement.shown_cells(axis, cells) <= cells
 
 
+@given(SIDES, SIDES)
+def test_the_share_of_the_input_tells_the_content(height, width):
+    placement = PAD.place((height, width), (480, 640))
+    alone = Placement.shown_of(placement.shown_hw, (480, 640))
+    assert (alone.content_hw, alone.input_hw, alone.image_hw) == (placement.content_hw, (480, 640), alone.content_hw)
+
+
 def test_the_mirror_image_keeps_its_padding_at_the_right():
     placement = PAD.place((40, 20), (32, 32))
     assert placement.content_hw == (32, 16)

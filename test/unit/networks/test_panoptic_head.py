@@ -1,12 +1,15 @@
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from fisa_ros.core.placement import Placement
+from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.networks.panoptic_head import PanopticHead, ThresholdTensors, merge
 
 
-def thresholds(score=0.3, mask=0.5, overlap=0.6, trust=0.5):
-    return ThresholdTensors(*(torch.tensor(value) for value in (score, mask, overlap, trust)))
+def thresholds(score=0.3, mask=0.5, overlap=0.6, trust=0.5, shown_hw=(1.0, 1.0)):
+    return ThresholdTensors.of(torch.from_numpy(Thresholds(score, mask, overlap, trust).placed(shown_hw).array()))
 
 
 def masks(*rows):
@@ -50,6 +53,58 @@ def test_fused_stuff_scores_the_mean_by_area():
         masks('###.', '...#'), torch.tensor([0, 0]), torch.tensor([0.8, 0.4]), torch.zeros(2) > 0, thresholds()
     )
     assert output.score[0].item() == pytest.approx(0.7)
+
+
+def spilling_masks():
+    """Two masks of which the image, rows 0 to 8 of 16, shows a part."""
+    floor, other = torch.full((2, 16, 16), 0.01)
+    floor[4:9] = 0.95
+    other[9:] = 0.95
+    return floor, other
+
+
+def merged(masks, classes, scores, things, shown_rows, limits):
+    """Merge with padding below, and compare with what that gives where it is cut away first."""
+    probability, whole = torch.stack(masks), thresholds(*limits)
+    answers = torch.tensor(classes), torch.tensor(scores), torch.tensor(things)
+    placed = merge(probability, *answers, thresholds(*limits, shown_hw=(shown_rows / 16, 1.0)))
+    cropped = merge(probability[:, :shown_rows], *answers, whole)
+    assert not placed.query_map[shown_rows:].any()
+    assert torch.equal(placed.query_map[:shown_rows], cropped.query_map)
+    assert torch.equal(placed.score, cropped.score)
+    mixed = merge(probability, *answers, whole)
+    is_alike = torch.equal(mixed.query_map[:shown_rows], cropped.query_map) and torch.equal(mixed.score, cropped.score)
+    assert not is_alike, 'padding changes nothing here'
+    return placed
+
+
+def test_padding_refuses_no_mask():
+    floor, other = spilling_masks()
+    floor[9:13] = 0.9
+    other[0, :10] = 0.95
+    placed = merged([floor, other], [0, 1], [0.6, 0.9], [False, True], 9, (0.2, 0.5, 0.7))
+    # The padding has nearly half of the floor, which would lose all of that to the other mask.
+    assert (placed.query_map == 1).sum() == 5 * 16
+    assert (placed.query_map == 2).sum() == 10
+
+
+def test_padding_has_no_part_in_a_fused_score():
+    floor, other = spilling_masks()
+    placed = merged([floor, other], [0, 0], [0.9, 0.25], [False, False], 9, (0.2, 0.5, 0.7))
+    assert placed.score[0].item() == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ('input_size', 'num_cells'), [(64, 32), (320, 160), (640, 640), (640, 160), (1024, 256), (97, 61)]
+)
+def test_cells_count_where_the_placement_shows_something(input_size, num_cells):
+    full, one, thing = torch.ones(1, num_cells, 1), torch.ones(1), torch.ones(1) > 0
+    for content in range(1, input_size + 1):
+        placement = Placement((1, 1), (content, input_size), (input_size, input_size))
+        for shape, shown_hw in (((1, num_cells, 1), placement.shown_hw), ((1, 1, num_cells), placement.shown_hw[::-1])):
+            cells = merge(full.reshape(shape), torch.zeros(1).long(), one, thing, thresholds(shown_hw=shown_hw))
+            expected = placement.shown(np.ones((num_cells, 1))).size
+            assert cells.query_map.flatten().tolist() == [1] * expected + [0] * (num_cells - expected)
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def sample_reference(frames=3, masks=4, classes=3, dim=8, size=6):
         'text_embeddings': rng.normal(size=(classes, 2, dim)).astype(np.float32),
         'synonym_mask': np.ones((classes, 2), np.bool_),
         'is_thing': np.array([True, False, True])[:classes],
-        'thresholds': np.array([0.25, 0.5, 0.5, 0.5], np.float32),
+        'thresholds': np.array([0.25, 0.5, 0.5, 0.5, 1.0, 1.0], np.float32),
         'mask_logits': rng.normal(size=(frames, masks, size, size)).astype(np.float32),
         'mask_embeddings': (embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)).astype(np.float32),
         'objectness': rng.random((frames, masks)).astype(np.float32),

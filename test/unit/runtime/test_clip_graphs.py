@@ -1,6 +1,7 @@
 """EoMT with CLIP, as the real sizes have them but small: exported, ONNX Runtime gives what torch gives."""
 
 from dataclasses import replace
+import math
 import shutil
 
 import cv2
@@ -11,19 +12,24 @@ import pytest
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 import torch
+import torch.nn.functional as F
 
 from fisa_ros.core.clip_text import clean_clip_text
 from fisa_ros.core.errors import GraphsError, WeightsError
 from fisa_ros.core.manifest import file_sha256, load_manifest
-from fisa_ros.core.placement import STRETCH, Resize
+from fisa_ros.core.placement import Resize
 from fisa_ros.core.vocabulary import VocabularyRegistry, VocabularyRequest
+from fisa_ros.networks.panoptic_head import ThresholdTensors, merge
 from fisa_ros.pipeline.segmenter import Segmenter
+from fisa_ros.pipeline.segments import list_segments
 from fisa_ros.runtime import graph_export, graph_files
+from fisa_ros.runtime.frame_runner import FrameRunner
 from fisa_ros.runtime.graph_cost import count_cost
 from fisa_ros.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from fisa_ros.runtime.torch_backend import TorchBackend
 
 from .clip_models import SIZE, manifest_without_weights, random_model, register_configs
+from .test_frame_runner import HostQueue
 
 # All things, as masks of random embeddings fit the same word and stuff would become one segment.
 WORDS = 'chair, seat, stool; table; bed, mattress; lamp; door; cup'
@@ -193,31 +199,42 @@ def test_a_model_without_weights_says_how_to_try_it(tmp_path):
     assert load_manifest(manifest.path).weights.sha256 is None
 
 
-@pytest.mark.parametrize('size_hw', [(32, 64), (64, 128), (64, 32)])
-def test_a_padded_image_is_the_square_that_is_made_by_hand(exported, size_hw):
+@pytest.mark.parametrize('size_hw', [(32, 64), (78, 128), (64, 31)])
+def test_a_padded_image_is_merged_as_if_cut_out_by_hand(exported, size_hw):
     manifest, _, backend, torch_backend, state = exported
     assert manifest.resize == Resize('pad')
     image = np.random.default_rng(2).integers(180, 256, (*size_hw, 3), np.uint8)
-    step = max(size_hw) // SIZE
-    rows, columns = size_hw[0] // step, size_hw[1] // step
+    rows, columns = (round(SIZE * side / max(size_hw)) for side in size_hw)
     square = np.zeros((SIZE, SIZE, 3), np.uint8)
     square[:rows, :columns] = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
-    maps = []
-    for entry in (torch_backend, backend):
-        result = Segmenter(entry, manifest).segment(image, state)
-        by_hand = Segmenter(entry, replace(manifest, resize=STRETCH)).segment(square, state)
-        maps.append(result.panoptic_map)
-        assert len(result.segments) > 3, 'random masks that all look alike compare nothing'
-        assert result.panoptic_map.shape == size_hw
-        expected = by_hand.panoptic_map[:rows, :columns].repeat(step, 0).repeat(step, 1)
-        # Segments are numbered by what the image shows of them.
-        pairs = np.unique(np.stack([result.panoptic_map, expected], -1).reshape(-1, 2), axis=0).tolist()
-        assert len(pairs) == len({mine for mine, _ in pairs}) == len({other for _, other in pairs})
-        segments = [{entry.id: entry for entry in each.segments} for each in (result, by_hand)]
-        for mine, other in pairs:
-            if mine:
-                found, wanted = segments[0][mine], segments[1][other]
-                assert (found.class_id, found.score) == (wanted.class_id, wanted.score)
-                assert found.area == (expected == other).sum()
-    # Random masks are so alike that a cell may go to another one by rounding.
-    assert (maps[0] == maps[1]).mean() > 0.99
+    network = torch_backend._network
+    with torch.inference_mode():
+        words = (getattr(state, name) for name in ('semantic_tokens', 'token_mask', 'text_embeddings', 'synonym_mask'))
+        tokens, token_mask, embeddings, synonyms = map(torch.from_numpy, words)
+        pixels = torch.from_numpy(square).permute(2, 0, 1)[None] / 255
+        encoded = network.encode(pixels, tokens, token_mask)
+        limits = ThresholdTensors.of(torch.from_numpy(manifest.thresholds.array()))
+        classes, scores = network.head.classify(*encoded[1:], embeddings, synonyms, limits.objectness_trust)
+        edge = network.head.merge_size
+        probability = F.interpolate(encoded.mask_logits[None], (edge, edge), mode='bilinear')[0].sigmoid()
+        cut = probability[:, : math.ceil(edge * rows / SIZE), : math.ceil(edge * columns / SIZE)]
+        expected = merge(cut, classes, scores, torch.from_numpy(state.is_thing)[classes], limits)
+    result = {}
+    placed = manifest.thresholds.placed((rows / SIZE, columns / SIZE))
+    runner = FrameRunner(network, network.head, manifest.image_size_hw, HostQueue())
+    for name, entry in (('torch', torch_backend), ('onnxruntime', backend), ('runner', runner)):
+        raw = entry.segment(square, state, placed)
+        shown = raw.query_map[: cut.shape[1], : cut.shape[2]]
+        assert np.count_nonzero(raw.query_map) == np.count_nonzero(shown)
+        # Random masks are so alike that a cell may go to another one by rounding.
+        assert (shown == expected.query_map.numpy()).mean() > 0.99
+        np.testing.assert_array_equal(raw.class_index, expected.class_index.numpy())
+        np.testing.assert_allclose(raw.score, expected.score.numpy(), atol=1e-4)
+        result[name] = raw
+    assert len(np.unique(expected.query_map)) > 3, 'random masks that all look alike compare nothing'
+    for name, entry in (('torch', torch_backend), ('onnxruntime', backend)):
+        segmenter = Segmenter(entry, manifest)
+        by_hand = list_segments(result[name], state.vocabulary, segmenter.placement(size_hw))
+        found = segmenter.segment(image, state)
+        np.testing.assert_array_equal(found.panoptic_map, by_hand.panoptic_map)
+        assert found.segments == by_hand.segments

@@ -1,6 +1,7 @@
 from dataclasses import replace
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -89,6 +90,21 @@ def pipeline_crops(frame, mask_logits):
     return mask_crops(
         frame, mask_logits, size_hw=(SIZE, SIZE), mask_threshold=THRESHOLDS.mask, context=CONTEXT, placement=placement
     )
+
+
+def test_crops_show_nothing_of_the_padding(pipeline, toy_state, monkeypatch):
+    """The border of the image has the colour of the padding: it belongs to the image all the same."""
+    frame = np.zeros((SIZE, SIZE, 3), np.uint8)
+    frame[: SIZE // 4] = toy_frames(1)[0][: SIZE // 4]
+    seen = []
+    embed = pipeline.embed_crops
+    monkeypatch.setattr(pipeline, 'embed_crops', lambda crops: seen.append(crops) or embed(crops))
+    replaced_masks(pipeline, monkeypatch, np.full((6, 16, 16), 8.0, np.float32), np.ones(6, np.float32))
+    raw = pipeline.segment(frame, toy_state, THRESHOLDS.placed((0.5, 1.0)))
+    expected = cv2.resize(frame[: SIZE // 2], (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_array_equal(seen[0], np.repeat(expected[None], 6, axis=0))
+    assert raw.query_map[:16].all()
+    assert not raw.query_map[16:].any()
 
 
 def test_the_crop_of_a_full_mask_has_the_embedding_of_the_image(pipeline, toy_segmenter):

@@ -108,8 +108,10 @@ def test_every_frame_and_vocabulary_gives_what_the_network_gives(runner, queue, 
 
 def test_thresholds_are_those_of_the_frame(runner, toy_segmenter, toy_state):
     frame = toy_frames(1)[0]
-    for changed in ({}, {'score': 1.0}, {'mask': 1.0}, {'overlap': 1.0}, {'objectness_trust': 1.0}):
-        thresholds = replace(THRESHOLDS, **changed)
+    parts = [THRESHOLDS.placed((0.5, 1.0)), THRESHOLDS.placed((1.0, 0.3))]
+    for changed in ({'score': 1.0}, {'mask': 1.0}, {'overlap': 1.0}, {'objectness_trust': 1.0}, {}):
+        parts.append(replace(THRESHOLDS, **changed))
+    for thresholds in parts:
         expected = toy_segmenter.backend.segment(frame, toy_state, thresholds)
         assert_same(runner.segment(frame, toy_state, thresholds), expected)
 

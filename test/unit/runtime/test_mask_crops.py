@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from fisa_ros.core.errors import ImageError
-from fisa_ros.core.placement import STRETCH, Placement, Resize
-from fisa_ros.runtime.mask_crops import enlarged_window, mask_box, mask_crops, padded_placement
+from fisa_ros.core.placement import STRETCH, Placement
+from fisa_ros.runtime.mask_crops import enlarged_window, mask_box, mask_crops
 
 INSIDE, OUTSIDE = 8.0, -8.0
 
@@ -121,13 +121,3 @@ def test_crops_end_where_the_padding_begins():
     assert (crops[1, -1, :, 1] > 35).all()
     arguments['context'] = 2.0
     assert (mask_crops(image, logits, **arguments)[0][0, -1, :, 1] > 35).all()
-
-
-def test_padding_is_known_by_its_colour():
-    image = position_image()
-    image[40:], image[:, 50:] = 7, 7
-    assert padded_placement(image, Resize('pad', (7, 7, 7))).content_hw == (40, 50)
-    assert padded_placement(image, Resize('pad')).is_whole
-    assert padded_placement(image, STRETCH).is_whole
-    # Nothing but the colour of the padding is an image all the same.
-    assert padded_placement(np.zeros((8, 8, 3), np.uint8), Resize('pad')).is_whole

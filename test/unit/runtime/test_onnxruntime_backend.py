@@ -97,11 +97,15 @@ def test_what_half_precision_may_spoil_reaches_the_score(backend, toy_graphs, na
     assert not np.isfinite(backend._head.run(['score'], inputs)[0]).all()
 
 
-@pytest.mark.parametrize('changed', [{'score': 1.0}, {'mask': 1.0}, {'overlap': 1.0}, {'objectness_trust': 1.0}])
+@pytest.mark.parametrize(
+    'changed',
+    [{'score': 1.0}, {'mask': 1.0}, {'overlap': 1.0}, {'objectness_trust': 1.0}, {'shown_hw': (0.5, 1.0)},
+     {'shown_hw': (1.0, 0.3)}],
+)  # fmt: skip
 def test_thresholds_are_inputs(backend, toy_segmenter, toy_state, changed):
     frame = toy_frames(1)[0]
     before = backend.segment(frame, toy_state, THRESHOLDS)
-    thresholds = replace(THRESHOLDS, **changed)
+    thresholds = replace(THRESHOLDS.placed((1.0, 1.0)), **changed)
     after = backend.segment(frame, toy_state, thresholds)
     expected = toy_segmenter.backend.segment(frame, toy_state, thresholds)
     np.testing.assert_array_equal(after.query_map, expected.query_map)
@@ -150,9 +154,9 @@ def damaged(graphs, tmp_path, change):
             lambda folder: (folder / 'head.onnx').write_bytes((folder / 'head.onnx').read_bytes()[:-100]),
             r'head.onnx \(\d+ bytes\) is damaged: sha256 is',
         ),
-        (lambda folder: (folder / 'graphs.json').write_text('{"format": 0}'), 'is of format 0, this version reads 1'),
+        (lambda folder: (folder / 'graphs.json').write_text('{"format": 1}'), 'is of format 1, this version reads 2'),
         (lambda folder: (folder / 'graphs.json').write_text('[]'), r'is of format \[\]'),
-        (lambda folder: (folder / 'graphs.json').write_text('{"format": 1}'), 'does not describe graphs'),
+        (lambda folder: (folder / 'graphs.json').write_text('{"format": 2}'), 'does not describe graphs'),
         (lambda folder: (folder / 'graphs.json').write_text('{'), 'graphs.json cannot be read'),
     ],
 )

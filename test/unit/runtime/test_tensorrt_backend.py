@@ -209,13 +209,13 @@ def test_only_labels_come_back_and_words_go_up_once(use):
     backend, state = rig.open(), vocabulary_of(9, 3)
     backend.segment(frame(0), state, THRESHOLDS)
     first_frame = sum(count for kind, count in rig.cuda.copied if kind == Copy.cudaMemcpyHostToDevice)
-    assert first_frame == 10 * 12 * 3 + 16 + M * D * 4 + M + 9 * 3 * D * 4 + 9 * 3 + 9
+    assert first_frame == 10 * 12 * 3 + 24 + M * D * 4 + M + 9 * 3 * D * 4 + 9 * 3 + 9
     for number in range(3):
         rig.cuda.copied.clear()
         backend.segment(frame(number), state, THRESHOLDS)
         up = [count for kind, count in rig.cuda.copied if kind == Copy.cudaMemcpyHostToDevice]
         down = [count for kind, count in rig.cuda.copied if kind == Copy.cudaMemcpyDeviceToHost]
-        assert sorted(up) == [16, 10 * 12 * 3]
+        assert sorted(up) == [24, 10 * 12 * 3]
         assert sum(down) == FRAME_OUTPUT_BYTES
     backend.close()
 
