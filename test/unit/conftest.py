@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 import pytest
 
 from fisa_ros.core.manifest import ModelManifest, WeightsFile
+from fisa_ros.core.placement import Placement
 from fisa_ros.core.thresholds import Thresholds
 from fisa_ros.core.vocabulary_state import VocabularyState, unit_rows
 from fisa_ros.datasets.coco_panoptic import encode_ids
@@ -84,7 +85,11 @@ class ScriptedBackend:
 
     def merge_classified(self, mask_logits, class_index, score, state, thresholds):
         held = (mask_logits > 0) & (score >= thresholds.score)[:, None, None]
-        claim = held * score[:, None, None]
+        is_shown = np.zeros(mask_logits.shape[1:], np.bool_)
+        Placement.shown_of(thresholds.shown_hw, self.image_size_hw).shown(is_shown)[:] = True
+        claim = held * is_shown * score[:, None, None]
+        wins = (claim.argmax(axis=0) == np.arange(len(score))[:, None, None]) & (claim > 0)
+        claim *= (wins.sum((1, 2)) >= thresholds.overlap * (claim > 0).sum((1, 2)))[:, None, None]
         query_map = np.where(claim.max(axis=0) > 0, claim.argmax(axis=0) + 1, 0).astype(np.int32)
         for row in np.flatnonzero(~state.is_thing):
             queries = np.flatnonzero(class_index == row) + 1

@@ -47,7 +47,8 @@ def meadow(scripted_segmenter):
 def wide_meadow(scripted_segmenter, write_panoptic):
     """A padded image twice as wide as high, of a cat, a dog and grass, and a model that is right; its data set.
 
-    In the padding the model sees more grass, and a dog of its own.
+    In the padding the model sees more grass, which both of its masks of grass have, and a dog of its own. One of both
+    is in front there: it leaves the other one too little, if padding counts.
     """
     categories = CategoryMap.from_names([DatasetCategory(*entry) for entry in CATEGORIES])
     cells = np.array([[1, 1, 1, 2], [3, 3, 3, 3]])
@@ -55,9 +56,12 @@ def wide_meadow(scripted_segmenter, write_panoptic):
     truth = ImageTruth.of(pixels, [(1, 1, False), (2, 2, False), (3, 3, False)], categories)
     below = np.array([[3, 3, 3, 3], [2, 2, 2, 2]])
     seen = np.concatenate([cells, below])
-    masks = [np.concatenate([cells == number, (below == number) & (number == 3)]) for number in (1, 2, 3)]
-    masks.append(np.concatenate([cells < 0, below == 2]))
+    is_left = np.arange(4) < 2
+    parts = [cells == 1, cells == 2, (cells == 3) & is_left, (cells == 3) & ~is_left, cells < 0]
+    spills = [below < 0, below < 0, below == 3, below == 3, below == 2]
+    masks = [np.concatenate(pair) for pair in zip(parts, spills, strict=True)]
     segmenter = scripted_segmenter(('cat', 'dog', 'grass'), (seen - 1).tolist(), np.array(masks, int).tolist())
+    segmenter.backend.objectness[2] = 0.9
     segmenter.manifest = replace(segmenter.manifest, resize=Resize('pad'))
     image = np.zeros((16, 32, 3), np.uint8)
     return Meadow(segmenter, categories, truth, image), write_panoptic(list(CATEGORIES), [(image, pixels, SEGMENTS)])

@@ -113,3 +113,11 @@ def test_padded_frames(segmenter, color_vocabulary, flags, tmp_path):
     assert frame.shape == (60, 80, 3)
     assert frame[:30].any(2).all()
     assert not frame[30:].any()
+
+
+def test_padding_takes_nothing_from_a_timed_frame(wide_meadow):
+    meadow, _ = wide_meadow
+    state = meadow.segmenter.prepare(meadow.categories.vocabulary)
+    _, result = FrameTimer(meadow.segmenter, state, [meadow.image]).run(0)
+    assert {segment.class_name for segment in result.segments} == {'cat', 'dog', 'grass'}
+    assert (result.panoptic_map > 0).all()
