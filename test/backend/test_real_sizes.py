@@ -130,7 +130,7 @@ def graph_pair(folder: Path, encoder_file: str) -> Callable[[Arrays], Arrays]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(5400)
-@pytest.mark.parametrize(('model', 'peak_gib'), [('fisa-s', 3.0), ('pooled-l', 6.5)])
+@pytest.mark.parametrize(('model', 'peak_gib'), [('fisa-s', 3.0), ('fisa-l', 6.5), ('pooled-l', 6.5)])
 def test_checkpoints_as_they_are_published_pass_the_gate(roomy, monkeypatch, model, peak_gib) -> None:
     needed = 1.5 * peak_gib
     if available_gib() < needed:
