@@ -30,13 +30,13 @@ def written_aside(path: Path, keep: Callable[[Path], object] | None = None) -> I
     remove_unfinished(path.parent, path.name)
     try:
         yield aside
-        _sync(aside)
+        sync(aside)
         if keep is None:
             aside.replace(path)
         else:
             keep(aside)
         # The new name is on the disk only once its folder is.
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
@@ -59,7 +59,8 @@ def remove_unfinished(folder: Path, name: str | None = None) -> None:
                 left.unlink()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

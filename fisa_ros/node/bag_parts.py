@@ -4,10 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
 import fcntl
-import hashlib
 import json
 import logging
-import os
 from pathlib import Path
 import shutil
 from typing import Any
@@ -15,6 +13,8 @@ from typing import Any
 from rosbags.interfaces import Connection
 
 from fisa_ros.core.errors import BagError, ImageError
+from fisa_ros.core.unfinished_file import sync
+from fisa_ros.core.weights_sum import sha256_of
 from fisa_ros.node.bag_outputs import LATCHED_OUTPUTS, OUTPUT_TYPES, OutputMaker, output_types
 from fisa_ros.sources.bag import Bag, BagMessage, BagWriter, reliable_qos
 from fisa_ros.sources.message_definitions import definition_of
@@ -118,7 +118,7 @@ class WorkFolder:
             content = json.loads((folder / _REPORT_FILE).read_text(encoding='utf-8'))
             content['failed'] = tuple(FailedImage(**entry) for entry in content['failed'])
             report = PartReport(**content)
-            if _sha256(_messages_file(folder)) == report.sha256:
+            if sha256_of(_messages_file(folder)) == report.sha256:
                 return report
         except (OSError, ValueError, TypeError, KeyError):
             pass
@@ -173,7 +173,7 @@ class WorkFolder:
                     for name, data in outputs:
                         writer.write(topics[f'{prefix}{name}'], message.time_ns, data)
                 on_image()
-        report = PartReport(images, tuple(failed), maker.method, _sha256(_messages_file(unfinished)))
+        report = PartReport(images, tuple(failed), maker.method, sha256_of(_messages_file(unfinished)))
         (unfinished / _REPORT_FILE).write_text(json.dumps(asdict(report)), encoding='utf-8')
         _sync(unfinished)
         unfinished.rename(self._folder(part))
@@ -248,16 +248,7 @@ def _messages_file(folder: Path) -> Path:
     return next(iter(sorted(folder.glob('*.mcap'))), folder / 'missing.mcap')
 
 
-def _sha256(path: Path) -> str:
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
 def _sync(folder: Path) -> None:
     """Write what a folder holds to the disk: a rename must not survive a power cut that its content does not."""
     for path in (*folder.iterdir(), folder):
-        number = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
+        sync(path)

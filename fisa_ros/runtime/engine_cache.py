@@ -18,6 +18,7 @@ from typing import Any
 
 from fisa_ros.core.errors import BuildCancelledError, EngineCacheError, EngineRefusedError
 from fisa_ros.core.resources import cache_dir
+from fisa_ros.core.unfinished_file import sync
 from fisa_ros.core.weights_sum import sha256_of
 from fisa_ros.runtime.engine_key import EngineKey, Machine
 from fisa_ros.runtime.engine_storage import (
@@ -26,7 +27,6 @@ from fisa_ros.runtime.engine_storage import (
     check_owner,
     remove_folder,
     storage_errors,
-    sync,
     try_lock,
     write_json,
 )
