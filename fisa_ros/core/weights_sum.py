@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from fisa_ros.core.unfinished_file import unfinished_path
+from fisa_ros.core.unfinished_file import written_aside
 
 
 def sha256_of(path: Path) -> str:
@@ -29,10 +29,8 @@ def file_identity(path: Path) -> list[int]:
 
 def note_sum(path: Path, sha256: str) -> None:
     """Note the sum of a file beside it; it holds until the file is changed, copied or replaced."""
-    note = _note(path)
-    part = unfinished_path(note)
-    part.write_text(json.dumps({'sha256': sha256, 'is': file_identity(path)}) + '\n', encoding='utf-8')
-    part.replace(note)
+    with written_aside(_note(path)) as part:
+        part.write_text(json.dumps({'sha256': sha256, 'is': file_identity(path)}) + '\n', encoding='utf-8')
 
 
 def forget_sum(path: Path) -> None:

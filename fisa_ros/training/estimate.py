@@ -22,7 +22,8 @@ from fisa_ros.training.simo import apply_simo
 from fisa_ros.training.stages import with_parts
 
 GPUS = ('RTX 3090', 'RTX 4090', 'A100-SXM4-80GB', 'H100 80GB HBM3')
-# Share of the data sheet's speed that plain PyTorch reaches with transformers of this size, roughly.
+# Share of the data sheet's speed, a rule of thumb. An H100, the fastest, had 0.06 with fisa-s and 0.16 with fisa-l: the
+# faster the GPU, the more it waits for images and for launches.
 UTILISATION = 0.35
 # A round number above the segments that an image of COCO has on average.
 _TRUE_MASKS = 16
